@@ -1,0 +1,1 @@
+"""The configuration: schema, strict loading, identity, reference page."""

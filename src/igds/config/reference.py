@@ -1,0 +1,156 @@
+"""Words about the settings, all from the schema's own docstrings: YAML comments and a page."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from textwrap import wrap
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from igds.config import schema
+from igds.config.identity import to_plain
+
+_PLAIN = re.compile(r"(?!true$|false$|null$)[A-Za-z][\w./*-]*")
+_WIDTH = 100
+
+
+@cache
+def field_docs() -> Mapping[str, Mapping[str, str]]:
+    """Return class -> field -> docstring of every schema class, each on one line."""
+    found: dict[str, dict[str, str]] = {}
+    for node in ast.parse(inspect.getsource(schema)).body:
+        if isinstance(node, ast.ClassDef):
+            pairs = zip(node.body, node.body[1:], strict=False)
+            found[node.name] = {
+                left.target.id: " ".join(str(right.value.value).split())
+                for left, right in pairs
+                if isinstance(left, ast.AnnAssign)
+                and isinstance(left.target, ast.Name)
+                and isinstance(right, ast.Expr)
+                and isinstance(right.value, ast.Constant)
+            }
+    return found
+
+
+def commented_yaml(section: Any) -> str:
+    """Return a schema object as YAML with a comment above each key; absent keys commented out."""
+    return "\n".join(_lines(section, 0)) + "\n"
+
+
+def reference_page() -> str:
+    """Return the Markdown page that lists every setting with its type, default and meaning."""
+    parts = [
+        "# Settings",
+        "Made from `src/igds/config/schema.py` by `make docs`; do not edit. Relative paths start "
+        "from the config file's folder. Any value can be set on the command line after the config, "
+        "as `--recall.min-frequency 0.9` or `--data.pool.0.path more.jsonl`; a budget there "
+        "replaces the whole budget section. A stage whose section is absent is not run.",
+    ]
+    for title, cls in _sections(schema.Config, ""):
+        parts += [f"## {title or 'Top level'}", inspect.cleandoc(cls.__doc__ or ""), _table(cls)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _lines(section: Any, depth: int) -> Iterator[str]:
+    indent = "  " * depth
+    docs = field_docs()[type(section).__name__]
+    for spec in fields(section):
+        value = getattr(section, spec.name)
+        for line in wrap(docs[spec.name], _WIDTH - len(indent) - 2):
+            yield f"{indent}# {line}"
+        if value is None:
+            yield f"{indent}# {spec.name}:"
+        elif is_dataclass(value):
+            yield f"{indent}{spec.name}:"
+            yield from _lines(value, depth + 1)
+        elif isinstance(value, tuple) and value and is_dataclass(value[0]):
+            yield f"{indent}{spec.name}:"
+            yield from (f"{indent}  - {_flow(_given(item))}" for item in value)
+        else:
+            yield f"{indent}{spec.name}: {_flow(value)}"
+
+
+def _given(item: Any) -> dict[str, Any]:
+    """Return the fields of a list item that are not at their defaults."""
+    pairs = ((spec, getattr(item, spec.name)) for spec in fields(item))
+    return {spec.name: value for spec, value in pairs if value != _default(spec)}
+
+
+def _flow(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    if isinstance(value, Mapping):
+        inside = ", ".join(f"{key}: {_flow(item)}" for key, item in value.items())
+        return f"{{{inside}}}"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_flow, value))}]"
+    if isinstance(value, Decimal) or (isinstance(value, str) and _PLAIN.fullmatch(value)):
+        return str(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _sections(cls: type, key: str) -> Iterator[tuple[str, type]]:
+    yield key, cls
+    for name, hint in get_type_hints(cls).items():
+        parts = [part for part in (hint, *get_args(hint)) if is_dataclass(part)]
+        for part in parts[:1]:
+            item = "[]" if get_origin(hint) is tuple else ""
+            yield from _sections(part, f"{key}.{name}{item}" if key else f"{name}{item}")  # type: ignore[arg-type]
+
+
+def _table(cls: Any) -> str:
+    hints, docs = get_type_hints(cls), field_docs()[cls.__name__]
+    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for spec in fields(cls):
+        cells = (f"`{spec.name}`", _type_words(hints[spec.name]), _default_words(spec))
+        rows.append(f"| {' | '.join(cells)} | {docs[spec.name]} |")
+    return "\n".join(rows)
+
+
+def _type_words(hint: Any) -> str:
+    words = {
+        str: "text",
+        int: "whole number",
+        float: "number",
+        Decimal: "number",
+        bool: "yes or no",
+    }
+    args = get_args(hint)
+    if get_origin(hint) is Literal:
+        return ", ".join(f"`{choice}`" for choice in args)
+    if NoneType in args:
+        return _type_words(args[0])
+    if get_origin(hint) is tuple:
+        return f"list of {_type_words(args[0])}"
+    if get_origin(hint) is dict:
+        return "mapping"
+    return words.get(hint, "section")
+
+
+def _default(spec: Field[Any]) -> Any:
+    if spec.default_factory is not MISSING:
+        return spec.default_factory()
+    return spec.default
+
+
+def _default_words(spec: Field[Any]) -> str:
+    value = _default(spec)
+    if value is MISSING:
+        return "required"
+    if value is None:
+        return "absent"
+    if is_dataclass(value):
+        return "its defaults"
+    return f"`{json.dumps(to_plain(value), ensure_ascii=False)}`"
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(reference_page(), encoding="utf-8")

@@ -1,0 +1,359 @@
+"""The whole configuration: each field is written here once, with its type, default and meaning.
+
+YAML keys, command-line overrides (`--recall.min-frequency 0.9`) and the reference page derive from
+these classes. A stage whose section is absent is not run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Literal
+
+from igds.config.checks import at_least, finite, not_empty
+from igds.errors import did_you_mean
+
+METHODS = (
+    "igds",
+    "igds-random",
+    "cosine",
+    "cosine-best",
+    "length",
+    "prompt-length",
+    "random",
+)
+"""Names that `score.methods` takes."""
+_USE_FEATURES = {"igds", "igds-random", "cosine"}
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """The identification model, whose features are read."""
+
+    id: str
+    """Local folder, GGUF file, or Hub name."""
+    revision: str | None = None
+    """Hub branch, tag or commit; the resolved commit is recorded."""
+    dtype: DType = "auto"
+    """Weights and residual stream; auto is float32 on CPU, the checkpoint's dtype on GPU."""
+    train_id: str | None = None
+    """Model that will be fine-tuned, when it differs; its tokenizer counts `tokens` budgets."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty name."""
+        not_empty(self, "id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SAE:
+    """One sparse autoencoder on the output of one decoder block."""
+
+    path: str
+    """Local SAELens folder (`cfg.json` and `sae_weights.safetensors`)."""
+    layer: int | None = None
+    """Decoder block, from 0; read from the SAE's own `hook_name` when absent."""
+    release: str | None = None
+    """Name to quote outside the run; the folder's name when absent."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty path and a negative block."""
+        not_empty(self, "path")
+        at_least(self, 0, "layer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What the model is asked to do and how an output is judged."""
+
+    name: str = "math"
+    """math, summarization, or an import path `package.module:Class` of a class with `response`
+    and `score`."""
+    response: str | None = None
+    """Template of the gold response for a task of your own, starting with a space, as
+    ` {answer}`."""
+    metric: str | None = None
+    """Metric of a task of your own: exact_match, math, rouge1, rouge2, rougeL."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts:
+    """How rows become prompts."""
+
+    template: str | None = None
+    """Raw text with `{field}` places that ends in a cue; the task's own when absent."""
+    control_templates: tuple[str, ...] = ("{text}\nIn other words:", "{text}\nNext:")
+    """Templates of other tasks, for the 2 x 2 of controls; `{text}` is the row's prompt fields
+    joined by newlines."""
+
+    def __post_init__(self) -> None:
+        """Refuse a control template without its place for the row."""
+        for template in self.control_templates:
+            if "{text}" not in template:
+                raise ValueError(f"control_templates has {template!r}, which has no {{text}} place")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One file, glob or folder of rows."""
+
+    path: str
+    """File, folder or glob; `builtin:neutral` is the control set that igds ships."""
+    format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet"] = "auto"
+    """File format; auto goes by the ending, `.gz` and `.zst` removed."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Field of the templates -> column of the file, where the names differ."""
+    limit: int | None = None
+    """Read at most this many rows."""
+    id_column: str | None = None
+    """Column with unique row ids; a hash of the mapped fields when absent."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty path and an empty limit."""
+        not_empty(self, "path")
+        at_least(self, 1, "limit")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """The rows: disjoint sets for identification, and the pool to choose from."""
+
+    prior: tuple[Source, ...]
+    """Task prompts in which features are recalled (D_prior), 200-500 rows."""
+    validation: tuple[Source, ...] = ()
+    """Task prompts with gold responses for interventions (D_val), 100-300 rows."""
+    control: tuple[Source, ...] = (Source(path="builtin:neutral"),)
+    """Rows of other tasks, for control frequency and specificity."""
+    pool: tuple[Source, ...] = ()
+    """The rows to choose from (D_pool)."""
+    test: tuple[Source, ...] = ()
+    """Held-out rows, only checked for overlap here."""
+    pool_kind: Literal["single", "mixed"] = "single"
+    """mixed: the pool holds rows of other tasks, so a feature must be specific to be used."""
+    overlap: Literal["refuse", "allow"] = "refuse"
+    """What to do when two of the sets share rows or 13-word runs."""
+
+    def __post_init__(self) -> None:
+        """Refuse to identify features without task prompts."""
+        not_empty(self, "prior")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recall:
+    """Stage 1a (eq. 2): features active on most task prompts."""
+
+    min_frequency: float = 0.8
+    """Smallest share of prior prompts, 0-1, on which a recalled feature is active (tau)."""
+
+    def __post_init__(self) -> None:
+        """Refuse a share out of range."""
+        if not 0 < self.min_frequency <= 1:
+            raise ValueError(
+                f"min_frequency must be over 0 and at most 1, not {self.min_frequency}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intervene:
+    """Stage 1b (eq. 3-5): recalled features whose amplification helps."""
+
+    position: Literal["read"] = "read"
+    """Where the state is edited: at the read position only."""
+    coefficient: float = 1.0
+    """Multiple of the feature's own contribution that is added."""
+    screen_rows: int = 100
+    """Validation rows of split S1: gradient screen, then exact deltas."""
+    order_rows: int = 100
+    """Validation rows of split S2: exact deltas that fix the order."""
+    confirm_rows: int = 100
+    """Validation rows of split S3: confirmation."""
+    screen_keep: int = 48
+    """Features, best by the screen on S1, that get exact deltas on S1."""
+    exact_keep: int = 16
+    """Features, best by exact delta on S1, that go on to S2."""
+    confirm_n: int = 10
+    """Features, first in S2 order, measured on S3."""
+    top_k: int = 1
+    """Task features to use (K)."""
+    delta_min: float = 0.0
+    """Smallest delta worth having, nats per response token."""
+    allow_unconfirmed: bool = False
+    """Go on with the first features in S2 order when none is confirmed; everything made from
+    them is stamped UNCONFIRMED."""
+
+    def __post_init__(self) -> None:
+        """Refuse an edit of nothing and a funnel that widens."""
+        finite(self, "coefficient", "delta_min")
+        if self.coefficient == 0:
+            raise ValueError("coefficient must not be 0: nothing would be edited")
+        at_least(self, 1, "screen_rows", "order_rows", "confirm_rows", "top_k")
+        funnel = ("screen_keep", "exact_keep", "confirm_n", "top_k")
+        for wide, narrow in itertools.pairwise(funnel):
+            if getattr(self, narrow) > getattr(self, wide):
+                raise ValueError(
+                    f"{narrow} must be at most {wide}, {getattr(self, wide)}, "
+                    f"not {getattr(self, narrow)}"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Stage 2 (eq. 6): a pool score a row, by each method named."""
+
+    methods: tuple[str, ...] = ("igds",)
+    """Methods: igds, igds-random, cosine, cosine-best, length, prompt-length, random."""
+    aggregate: Literal["auto", "raw", "folded"] = "auto"
+    """Sum over task features of raw activations (the paper) or of activations times decoder
+    norm; auto is raw for one feature, folded for more."""
+
+    def __post_init__(self) -> None:
+        """Refuse no method, an unknown one, and one named twice."""
+        not_empty(self, "methods")
+        for name, count in Counter(self.methods).items():
+            if name not in METHODS:
+                raise ValueError(f"methods has no method {name!r}; {did_you_mean(name, METHODS)}")
+            if count > 1:
+                raise ValueError(f"methods names {name} {count} times")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How much to keep: exactly one of the three."""
+
+    ratio: Decimal | None = None
+    """Share of the pool's ok rows, over 0 to 1, resolved in decimal arithmetic."""
+    rows: int | None = None
+    """Number of rows."""
+    tokens: int | None = None
+    """Prompt and response tokens, counted by the tokenizer of the model to be trained."""
+
+    def __post_init__(self) -> None:
+        """Refuse none or several of the three, and values out of range."""
+        given = [name for name in ("ratio", "rows", "tokens") if getattr(self, name) is not None]
+        if len(given) != 1:
+            got = " and ".join(given) or "none"
+            raise ValueError(f"takes exactly one of ratio, rows, tokens; got {got}")
+        if self.ratio is not None and not 0 < self.ratio <= 1:
+            raise ValueError(f"ratio must be over 0 and at most 1, not {self.ratio}")
+        at_least(self, 1, "rows", "tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Select:
+    """Which rows are kept."""
+
+    budget: Budget = field(default_factory=lambda: Budget(ratio=Decimal("0.2")))
+    """How much to keep."""
+    method: str = "igds"
+    """Whose pool score ranks the rows; one of `score.methods`."""
+    unique: Literal["row", "none"] = "row"
+    """row: of exact duplicates only the first may be chosen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The HTML page."""
+
+    rows: int = 5
+    """Best, borderline and worst rows shown, each."""
+
+    def __post_init__(self) -> None:
+        """Refuse a page without rows."""
+        at_least(self, 1, "rows")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """Where and how the work runs; nothing here changes a result beyond rounding."""
+
+    executor: Literal["local", "ray"] = "local"
+    """Where shards run."""
+    workers: int = 1
+    """Worker processes."""
+    threads: int | None = None
+    """Threads a worker; all cores divided by the workers when absent."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:0, mps."""
+    batch_tokens: int = 4096
+    """Padded tokens a forward batch; fixed by the plan, never by free memory."""
+    shard_rows: int = 512
+    """Pool rows a shard, the unit of resume."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes below 1 and an unknown device."""
+        at_least(self, 1, "workers", "threads", "batch_tokens", "shard_rows")
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            raise ValueError(f"device must be auto, cpu, cuda, cuda:0 or mps, not {self.device!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """One run."""
+
+    name: str
+    """Name of the run and of its folder."""
+    model: Model
+    """The identification model."""
+    saes: tuple[SAE, ...]
+    """One SAE a decoder block."""
+    data: Data
+    """The rows."""
+    task: Task = field(default_factory=Task)
+    """The task."""
+    prompts: Prompts = field(default_factory=Prompts)
+    """Templates."""
+    recall: Recall | None = None
+    """Stage 1a."""
+    intervene: Intervene | None = None
+    """Stage 1b."""
+    score: Score | None = None
+    """Stage 2: pool scores."""
+    select: Select | None = None
+    """Stage 2: selection."""
+    report: Report | None = None
+    """The page."""
+    runtime: Runtime = field(default_factory=Runtime)
+    """Where and how the work runs."""
+    runs_dir: str = "runs"
+    """Folder in which the run folder `<name>` is made."""
+    seed: int = 0
+    """Root of every random stream."""
+
+    def __post_init__(self) -> None:
+        """Refuse a name that is no folder name, two SAEs for one block, and gaps between stages."""
+        if not re.fullmatch(r"\w[\w. -]*", self.name) or self.name != self.name.strip():
+            raise ValueError(
+                f"name must be a plain folder name of letters, digits and . _ - , not {self.name!r}"
+            )
+        not_empty(self, "saes", "runs_dir")
+        at_least(self, 0, "seed")
+        layers = Counter(sae.layer for sae in self.saes if sae.layer is not None)
+        for layer, count in layers.items():
+            if count > 1:
+                raise ValueError(f"saes names {count} SAEs for block {layer}: one a block")
+        self._check_stages()
+
+    def _check_stages(self) -> None:
+        """Refuse a stage whose inputs no other section makes."""
+        uses_features = self.score and _USE_FEATURES & set(self.score.methods)
+        needs = (
+            ("intervene", self.intervene, "recall", self.recall),
+            ("intervene", self.intervene, "data.validation", self.data.validation),
+            ("score", self.score, "data.pool", self.data.pool),
+            ("score", uses_features, "intervene", self.intervene),
+            ("select", self.select, "score", self.score),
+        )
+        for stage, on, need, given in needs:
+            if on and not given:
+                raise ValueError(f"{stage} needs the section {need}")
+        if self.select and self.score and self.select.method not in self.score.methods:
+            raise ValueError(
+                f"select.method is {self.select.method!r}, which score.methods does not name; "
+                f"{did_you_mean(self.select.method, self.score.methods)}"
+            )

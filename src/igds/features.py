@@ -1,0 +1,48 @@
+"""Names and numbers of SAE features: frozen values, no behaviour beyond printing and parsing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_FEATURE = re.compile(r"L(\d+)/(\d+)")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FeatureId:
+    """One SAE feature inside a run, printed `L14/11575`."""
+
+    layer: int
+    """Decoder block whose output the SAE reads, counted from 0."""
+    index: int
+    """Column of `W_enc` and row of `W_dec`, counted from 0."""
+
+    def __str__(self) -> str:
+        """Return the name used in tables, columns and on the command line."""
+        return f"L{self.layer}/{self.index}"
+
+    @classmethod
+    def parse(cls, text: str) -> FeatureId:
+        """Return the feature named by `L<layer>/<index>`.
+
+        Raises:
+            ValueError: the text has another form.
+        """
+        match = _FEATURE.fullmatch(text.strip())
+        if match is None:
+            raise ValueError(
+                f"{text!r} is not a feature name: write L<layer>/<index>, as L14/11575"
+            )
+        return cls(int(match[1]), int(match[2]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureRef:
+    """One SAE feature named for readers outside the run: the SAE's revision is part of it."""
+
+    release: str
+    """SAE release or folder name."""
+    revision: str
+    """Content hash or commit of the SAE weights."""
+    feature: FeatureId
+    """Layer and index within that SAE."""

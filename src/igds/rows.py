@@ -1,0 +1,58 @@
+"""A data row's status and its content-derived name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+class Status(StrEnum):
+    """What became of one row of a source; every row that was read has exactly one."""
+
+    OK = "ok"
+    """Rendered, tokenized, can be scored."""
+    MISSING_FIELD = "missing_field"
+    """A mapped field that is needed is absent, null, or not text, number or boolean."""
+    EMPTY_PROMPT = "empty_prompt"
+    """Every field of the prompt is empty or white space."""
+    TOO_LONG = "too_long"
+    """The prompt (in the validation set, with its gold response) has more tokens than the model's
+    context: its read position would be lost."""
+    TORN_LINE = "torn_line"
+    """The last line of a file, without its newline and not parseable."""
+    BAD_JSON = "bad_json"
+    """A line, or an item of a JSON array, that is not one JSON object."""
+    BAD_UTF8 = "bad_utf8"
+    """A row whose bytes are not UTF-8, or whose JSON names half a surrogate pair."""
+
+
+def canonical(fields: Mapping[str, Any]) -> bytes:
+    """Return the canonical JSON of mapped fields: keys sorted, nulls dropped, 2.0 written as 2."""
+    kept = {key: _plain(value) for key, value in fields.items() if value is not None}
+    return _JSON.encode(kept).encode()
+
+
+def row_id(fields: Mapping[str, Any]) -> str:
+    """Return 32 hex digits: the 128-bit BLAKE2b hash of the row's canonical mapped fields."""
+    return content_hash(canonical(fields))
+
+
+def content_hash(data: bytes) -> str:
+    """Return 32 hex digits: the 128-bit BLAKE2b hash of some bytes."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Return the value with integral floats as integers and nulls dropped, at every depth."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from igds.config.identity import dump_yaml
+from igds.config.load import ConfigFile, load_config
+from igds.errors import RequestError
+
+BASE = """
+name: first
+model: {id: some/model}
+saes: [{path: sae}]
+data:
+  prior: [{path: prior.jsonl}]
+  validation: [{path: validation.jsonl}]
+  pool: [{path: pool.jsonl}, {path: more.jsonl, columns: {question: problem}}]
+recall: {}
+intervene: {}
+score: {}
+"""
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Any:
+    def load_text(text: str, *overrides: str) -> ConfigFile:
+        path = tmp_path / "igds.yaml"
+        path.write_text(text, encoding="utf-8")
+        return load_config(path, overrides)
+
+    return load_text
+
+
+def refusal(load: Any, text: str, *overrides: str) -> str:
+    with pytest.raises(RequestError) as caught:
+        load(text, *overrides)
+    return str(caught.value)
+
+
+def test_base_is_the_folder_of_the_file(load: Any, tmp_path: Path) -> None:
+    file = load(BASE)
+    assert file.base == tmp_path.resolve()
+    assert file.config.name == "first"
+    assert file.config.data.pool[1].columns == {"question": "problem"}
+    assert file.config.report is None
+
+
+@pytest.mark.parametrize("written", ["0.145", "0.1450", "1e-3", ".5", "0.10000000000000000000001"])
+def test_a_ratio_is_the_decimal_that_was_written(load: Any, written: str) -> None:
+    config = load(f"{BASE}select: {{budget: {{ratio: {written}}}}}").config
+    assert config.select.budget.ratio == Decimal(written)
+    config = load(BASE, "--select.budget.ratio", written).config
+    assert config.select.budget.ratio == Decimal(written)
+
+
+def test_yaml_is_version_1_2(load: Any) -> None:
+    text = BASE.replace("name: first", "name: no") + "seed: 0o17\n"
+    config = load(text).config
+    assert (config.name, config.seed) == ("no", 15)
+
+
+def test_a_small_number_is_a_number(load: Any) -> None:
+    assert load(BASE, "--intervene.delta-min", "2e-5").config.intervene.delta_min == 2e-5
+
+
+@pytest.mark.parametrize(
+    ("words", "where", "value"),
+    [
+        (["--recall.min-frequency", "0.9"], "recall.min_frequency", 0.9),
+        (["--recall.min_frequency=0.9"], "recall.min_frequency", 0.9),
+        (["--data.pool.0.path", "x y.jsonl"], "data.pool.0.path", "x y.jsonl"),
+        (["--data.pool.1.columns.question", "my-col"], "data.pool.1.columns.question", "my-col"),
+        (["--name", "2024"], "name", "2024"),
+        (["--name=true"], "name", "true"),
+        (["--model.revision", "null"], "model.revision", None),
+        (["--intervene.coefficient", "-1"], "intervene.coefficient", -1.0),
+        (["--intervene.allow-unconfirmed", "true"], "intervene.allow_unconfirmed", True),
+        (["--runtime.workers", "3"], "runtime.workers", 3),
+        (["--score.methods", "[igds, random]"], "score.methods", ("igds", "random")),
+        (["--report", "{rows: 2}"], "report.rows", 2),
+        (["--seed", "1", "--seed", "2"], "seed", 2),
+        (["--task.response", " {answer}"], "task.response", " {answer}"),
+    ],
+)
+def test_overrides_reach_their_field(load: Any, words: list[str], where: str, value: Any) -> None:
+    found: Any = load(BASE, *words).config
+    for key in where.split("."):
+        if isinstance(found, dict):
+            found = found[key]
+        else:
+            found = found[int(key)] if key.isdecimal() else getattr(found, key)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_a_command_line_budget_replaces_the_section(load: Any) -> None:
+    text = f"{BASE}select: {{budget: {{ratio: 0.145}}, unique: none}}"
+    select = load(text, "--select.budget.rows", "5").config.select
+    assert (select.budget.ratio, select.budget.rows, select.unique) == (None, 5, "none")
+
+
+def test_two_command_line_budgets_are_refused(load: Any) -> None:
+    said = refusal(load, BASE, "--select.budget.rows", "5", "--select.budget.tokens", "9")
+    assert "select.budget takes exactly one of ratio, rows, tokens; got rows and tokens" in said
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ("recal: {}", ["recal is not a setting", "did you mean recall?"]),
+        ("report: {row: 1}", ["report.row is not a setting", "did you mean report.rows?"]),
+        ("min_frequency: 0.9", ["did you mean recall.min_frequency?"]),
+        ("zzzz: 1", ["zzzz is not a setting", "known: data, intervene, model"]),
+        ("1: 2", ["1 is not a setting"]),
+        ("seed: 1.5", ["seed is 1.5, expected a whole number"]),
+        ("seed: true", ["seed is True, expected a whole number"]),
+        ("seed: '1'", ["seed is '1', expected a whole number"]),
+        ("runs_dir: 5", ["runs_dir is 5, expected text"]),
+        ("runtime: {workers: many}", ["runtime.workers is 'many', expected a whole number"]),
+        ("runtime: {workers: 0}", ["runtime.workers must be at least 1, not 0"]),
+        ("runtime: {threads: 0}", ["runtime.threads must be at least 1, not 0"]),
+        ("runtime: {batch_tokens: -1}", ["runtime.batch_tokens must be at least 1"]),
+        ("runtime: {executor: cloud}", ["runtime.executor is 'cloud', expected one of local, ray"]),
+        ("runtime: {device: gpu}", ["runtime.device must be auto, cpu, cuda", "'gpu'"]),
+        ("report:", ["report is empty: write {} for its defaults, or leave it out"]),
+        ("report: 5", ["report is 5, expected a section"]),
+        ("report: {rows: 0}", ["report.rows must be at least 1"]),
+        ("prompts: {control_templates: '{text}:'}", ["prompts.control_templates is", "a list"]),
+        ("prompts: {control_templates: ['Next:']}", ["prompts.control_templates", "{text}"]),
+        ("task: {name: [math]}", ["task.name is ['math'], expected text"]),
+        ("select: {budget: {}}", ["select.budget takes exactly one of", "got none"]),
+        ("select: {budget: {ratio: 0}}", ["select.budget.ratio must be over 0"]),
+        ("select: {budget: {ratio: 1.01}}", ["select.budget.ratio", "1.01"]),
+        ("select: {budget: {ratio: .inf}}", ["select.budget.ratio is inf, expected a number"]),
+        ("select: {budget: {rows: 0}}", ["select.budget.rows must be at least 1"]),
+        ("select: {budget: {tokens: 2.5}}", ["select.budget.tokens is 2.5"]),
+        ("select: {method: random}", ["select.method is 'random'", "score.methods"]),
+        ("seed: -1", ["seed must be at least 0"]),
+        ("name: second", ["duplicate key", "line 12"]),
+    ],
+)
+def test_wrong_settings_are_named(load: Any, extra: str, words: list[str]) -> None:
+    said = refusal(load, f"{BASE}{extra}\n")
+    for word in words:
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ("name: first\n", "", "name is missing"),
+        ("{id: some/model}", "{}", "model.id is missing"),
+        ("{id: some/model}", "{id: ''}", "model.id must not be empty"),
+        ("{id: some/model}", "{id: m, dtype: int8}", "model.dtype is 'int8', expected one of auto"),
+        ("name: first", "name: a/b", "name must be a plain folder name"),
+        ("name: first", "name: ..", "name must be a plain folder name"),
+        ("name: first", "name: ''", "name must be a plain folder name"),
+        ("name: first", "name: 2024", "name is 2024, expected text"),
+        ("[{path: sae}]", "[]", "saes must not be empty"),
+        ("[{path: sae}]", "{path: sae}", "saes is {'path': 'sae'}, expected a list"),
+        ("[{path: sae}]", "[{path: sae, layer: -1}]", "saes.0.layer must be at least 0"),
+        ("[{path: sae}]", "[{path: a, layer: 3}, {path: b, layer: 3}]", "2 SAEs for block 3"),
+        ("[{path: prior.jsonl}]", "[]", "data.prior must not be empty"),
+        ("[{path: prior.jsonl}]", "[{path: a, limit: 0}]", "data.prior.0.limit must be at least 1"),
+        ("[{path: prior.jsonl}]", "[{path: a, colums: {}}]", "did you mean data.prior.0.columns?"),
+        ("[{path: prior.jsonl}]", "[{path: a, columns: {q: 1}}]", "data.prior.0.columns.q is 1"),
+        ("recall: {}", "recall: {min_frequency: high}", "recall.min_frequency is 'high'"),
+        ("recall: {}", "recall: {min_frequency: 0}", "recall.min_frequency must be over 0"),
+        ("recall: {}", "recall: {min_frequency: 1.1}", "recall.min_frequency must be over 0"),
+        ("recall: {}", "recall: {min_frequency: .nan}", "recall.min_frequency must be over 0"),
+        ("recall: {}", "", "intervene needs the section recall"),
+        ("intervene: {}", "", "score needs the section intervene"),
+        ("intervene: {}", "intervene: {coefficient: 0}", "intervene.coefficient must not be 0"),
+        ("intervene: {}", "intervene: {delta_min: .inf}", "intervene.delta_min must be a finite"),
+        ("intervene: {}", "intervene: {top_k: 11}", "intervene.top_k must be at most confirm_n"),
+        ("intervene: {}", "intervene: {order_rows: 0}", "intervene.order_rows must be at least 1"),
+        ("score: {}", "score: {methods: [igsd]}", "no method 'igsd'; did you mean igds?"),
+        ("score: {}", "score: {methods: []}", "score.methods must not be empty"),
+        ("score: {}", "score: {methods: [igds, igds]}", "score.methods names igds 2 times"),
+        ("score: {}", "select: {}", "select needs the section score"),
+    ],
+)
+def test_wrong_changes_are_named(load: Any, old: str, new: str, word: str) -> None:
+    assert old in BASE
+    assert word in refusal(load, BASE.replace(old, new))
+
+
+def test_every_problem_is_named_at_once(load: Any) -> None:
+    said = refusal(load, f"{BASE}seed: x\nreport: {{rows: y}}\nnope: 1\n")
+    assert all(word in said for word in ("seed is 'x'", "report.rows is 'y'", "nope is not"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--recall"], "--recall has no value"),
+        (["--recall.min-frequency", "--seed"], "--recall.min-frequency has no value"),
+        (["extra"], "'extra' is not an override"),
+        (["--data.pool.2.path", "x"], "data.pool has 2 items, counted from 0: no item 2"),
+        (["--data.pool.first.path", "x"], "no item first"),
+        (["--data.test.0.path", "x"], "data.test has no items in the file"),
+        (["--name.first", "x"], "name is 'first' in the file: nothing can be set below it"),
+        (["--seed", "[1"], "seed is '[1', which is not YAML"),
+        (["--seed", "soon"], "seed is 'soon', expected a whole number"),
+        (["--recall.min-freq", "0.9"], "did you mean recall.min_frequency?"),
+        (["--select.buget.rows", "5"], "did you mean select.budget?"),
+    ],
+)
+def test_wrong_overrides_are_named(load: Any, words: list[str], said: str) -> None:
+    assert said in refusal(load, BASE, *words)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"name: [1", "line 1"),
+        (b"- 1", "holds no settings"),
+        (b"", "holds no settings"),
+        (b"a: \xff", "not UTF-8 at byte 3"),
+        (b"a: 1\n---\nb: 2", "another document"),
+        (b"a: !!python/object:os.system x", "python/object"),
+    ],
+)
+def test_files_that_are_no_config(tmp_path: Path, content: bytes, word: str) -> None:
+    path = tmp_path / "igds.yaml"
+    path.write_bytes(content)
+    with pytest.raises(RequestError, match=word) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.yaml", tmp_path):
+        with pytest.raises(RequestError, match="cannot be read"):
+            load_config(path)
+
+
+def test_dumped_settings_load_back_equal(load: Any) -> None:
+    config = load(BASE, "--select.budget.ratio", "1", "--report", "{}").config
+    assert load(dump_yaml(config)).config == config

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+
+from igds.cli.init import example
+from igds.config import schema
+from igds.config.load import load_config
+from igds.config.reference import commented_yaml, field_docs, reference_page
+
+ROOT = Path(__file__).parents[2]
+
+
+def schema_classes() -> list[type]:
+    return [
+        value for value in vars(schema).values() if isinstance(value, type) and is_dataclass(value)
+    ]
+
+
+@pytest.mark.parametrize("cls", schema_classes())
+def test_every_setting_says_what_it_means(cls: type) -> None:
+    docs = field_docs()[cls.__name__]
+    assert [field.name for field in fields(cls) if not docs.get(field.name)] == []
+
+
+@pytest.mark.parametrize("task", ["math", "summarization"])
+def test_a_commented_config_loads_back_equal(task: str, tmp_path: Path) -> None:
+    path = tmp_path / "igds.yaml"
+    path.write_text(commented_yaml(example(task)), encoding="utf-8")
+    assert load_config(path).config == example(task)
+
+
+def test_comments_are_the_docstrings_and_absent_keys_are_comments() -> None:
+    lines = commented_yaml(example("math")).splitlines()
+    place = lines.index("  min_frequency: 0.8")
+    assert "(tau)" in lines[place - 1] and lines[place - 1].startswith("  # ")
+    assert "  # revision:" in lines
+    assert max(map(len, lines)) <= 100
+
+
+def test_the_page_in_docs_is_the_schema_s() -> None:
+    written = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    assert written == reference_page(), "docs/config.md is old: run `make docs`"
+
+
+def test_the_page_lists_every_setting() -> None:
+    page = reference_page()
+    for cls in schema_classes():
+        for field in fields(cls):
+            assert f"| `{field.name}` |" in page
+    assert "## data.prior[]" in page
+    assert "## select.budget" in page
