@@ -1,0 +1,60 @@
+"""The run folder: config, manifest, events, and the tables of its stages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from igds.runs.files import read_json, room_checked, whole_file, write_json
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """One run on disk; readable while another process works in it."""
+
+    path: Path
+    """The folder `<runs_dir>/<name>`."""
+
+    def write_config(self, text: str) -> None:
+        """Write the run's resolved configuration as `config.yaml`."""
+        with whole_file(self.path / "config.yaml") as file:
+            file.write(text.encode())
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what `manifest.json` records, empty before the first update."""
+        return read_json(self.path / "manifest.json") or {}
+
+    def update_manifest(self, changes: Mapping[str, Any]) -> None:
+        """Merge changes into `manifest.json`, nested objects key by key, whole or not at all."""
+        write_json(self.path / "manifest.json", _merged(self.manifest(), changes))
+
+    def event(self, event: str, **facts: Any) -> None:
+        """Append one line `{time, event, ...}` to `events.jsonl`, time in UTC."""
+        line = {"time": datetime.now(UTC).isoformat(), "event": event, **facts}
+        path = self.path / "events.jsonl"
+        with room_checked(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab", buffering=0) as file:
+                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+
+    def table(self, name: str) -> pa.Table:
+        """Return a Parquet file of the run, or all Parquet files of a folder in name order."""
+        path = self.path / name
+        files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+        return pa.concat_tables(pq.ParquetFile(file).read() for file in files)
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return old with the changes of new, objects merged at every depth."""
+    merged = dict(old)
+    for key, value in new.items():
+        both = isinstance(value, Mapping) and isinstance(old.get(key), Mapping)
+        merged[key] = _merged(old[key], value) if both else value
+    return merged

@@ -1,0 +1,250 @@
+"""A stage's folder: written beside its place, resumed shard by shard, committed by one rename.
+
+On disk: `<stage>` is committed, `<stage>.part` is being written, `<stage>.old` is being replaced.
+`stage.json` (identity and plan) is the first file of a part, so a part without it holds nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import save
+
+from igds.errors import RequestError
+from igds.runs.files import TEMPORARY, read_json, whole_file, write_json
+
+_RECORD = "stage.json"
+_ROW_GROUP = 8192
+_SHOWN = 20
+
+
+class StageMismatch(RequestError):
+    """What is on disk was made by other settings or inputs than those asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage of a run, open for work or already done."""
+
+    folder: Path
+    """Place of the committed stage."""
+    identity: dict[str, Any]
+    """Everything its result depends on; JSON values."""
+    plan: dict[str, Any]
+    """How the work is cut; the recorded one where the stage was started before."""
+    done: bool
+    """The committed stage has this identity: there is nothing to do."""
+    archive: Path | None = None
+    """Folder that keeps replaced stages, as `<archive>/<digest>/<stage>`; None deletes them."""
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        *,
+        identity: Mapping[str, Any],
+        plan: Mapping[str, Any],
+        overwrite: bool = False,
+        replace: bool = False,
+        archive: Path | None = None,
+    ) -> Stage:
+        """Return the stage: done, resumed with its recorded plan and whole files, or begun.
+
+        Args:
+            folder: Place of the committed stage.
+            identity: Everything the result depends on.
+            plan: How the work is to be cut if it begins now.
+            overwrite: Begin again where identity, or the plan of unfinished work, differs.
+            replace: Begin again where identity differs: for stages that are cheap to redo.
+            archive: Folder that keeps replaced stages.
+
+        Raises:
+            StageMismatch: there is a stage of another identity, and neither `overwrite` nor
+                `replace` is set.
+            RequestError: the folder exists and is no stage.
+        """
+        wanted, asked = _plain(identity), _plain(plan)
+        repair(folder, archive)
+        found = _committed(folder)
+        if found is not None and found["identity"] == wanted:
+            return cls(
+                folder=folder, identity=wanted, plan=found["plan"], done=True, archive=archive
+            )
+        part = _part(folder)
+        begun = read_json(part / _RECORD)
+        for record in (found, begun):
+            if record and record["identity"] != wanted and not (overwrite or replace):
+                raise StageMismatch(_difference(folder, record["identity"], wanted))
+        if begun and begun["identity"] == wanted and (begun["plan"] == asked or not overwrite):
+            asked = begun["plan"]
+            for leftover in part.rglob(f"*{TEMPORARY}"):
+                leftover.unlink()
+        else:
+            _begin(part, {"identity": wanted, "plan": asked})
+        return cls(folder=folder, identity=wanted, plan=asked, done=False, archive=archive)
+
+    @property
+    def path(self) -> Path:
+        """Folder with the stage's files: the committed one when done, else the part."""
+        return self.folder if self.done else _part(self.folder)
+
+    def has(self, name: str) -> bool:
+        """Return whether the file was written whole."""
+        return (self.path / name).exists()
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write a table as zstd Parquet in row groups of 8192 rows."""
+        with self.create(name) as file:
+            pq.write_table(table, file, compression="zstd", row_group_size=_ROW_GROUP)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON value; NaN and infinity are ValueErrors."""
+        write_json(self._new(name), value)
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write bytes as they are."""
+        with self.create(name) as file:
+            file.write(data)
+
+    def write_tensors(self, name: str, tensors: dict[str, np.ndarray]) -> None:
+        """Write named arrays as one safetensors file."""
+        self.write_bytes(name, save(tensors))
+
+    @contextmanager
+    def create(self, name: str) -> Iterator[BinaryIO]:
+        """Yield a binary file that joins the stage, whole, when the block ends without an error.
+
+        Raises:
+            WorkError: the disk is full.
+        """
+        with whole_file(self._new(name)) as file:
+            yield file
+
+    def commit(self) -> Stage:
+        """Put the part in the stage's place and return the stage, done."""
+        assert not self.done, f"{self.folder} is done"
+        if self.folder.exists():
+            self.folder.rename(_old(self.folder))
+        repair(self.folder, self.archive)
+        if not self.folder.exists():
+            _part(self.folder).rename(self.folder)
+        return replace(self, done=True)
+
+    def _new(self, name: str) -> Path:
+        """Return the path of a file to write."""
+        assert not self.done, f"{self.folder} is done"
+        return self.path / name
+
+
+def stage_state(folder: Path) -> Literal["done", "partial", "missing"]:
+    """Return what is on disk of a stage, changing nothing: safe while it is being written."""
+    if (folder / _RECORD).exists():
+        return "done"
+    return "partial" if (_part(folder) / _RECORD).exists() else "missing"
+
+
+def committed_identity(folder: Path) -> dict[str, Any]:
+    """Return the identity a stage was committed with.
+
+    Raises:
+        RequestError: the stage is not there.
+    """
+    record = read_json(folder / _RECORD)
+    if record is None:
+        raise RequestError(f"{folder} is not there yet: run the stage {folder.name} first")
+    return record["identity"]
+
+
+def repair(folder: Path, archive: Path | None = None) -> None:
+    """Finish a replacement that was cut short: the new stage takes its place, the old one leaves.
+
+    Only `commit` makes a `.old`, so the part beside one is complete.
+    """
+    old = _old(folder)
+    if not old.exists():
+        return
+    if not folder.exists():
+        if not _part(folder).exists():  # someone deleted it by hand
+            old.rename(folder)
+            return
+        _part(folder).rename(folder)
+    record = read_json(old / _RECORD)
+    kept = archive / _digest(record["identity"]) / folder.name if archive and record else None
+    if kept is None or kept.exists():
+        shutil.rmtree(old)
+    else:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        old.rename(kept)
+
+
+def _begin(part: Path, record: dict[str, Any]) -> None:
+    """Leave a part that holds nothing but its record."""
+    if part.exists():
+        # The record goes first: whatever a kill leaves behind is then known to hold nothing.
+        (part / _RECORD).unlink(missing_ok=True)
+        shutil.rmtree(part)
+    write_json(part / _RECORD, record)
+
+
+def _committed(folder: Path) -> dict[str, Any] | None:
+    """Return the committed stage's record, None when there is no such folder."""
+    record = read_json(folder / _RECORD)
+    if record is None and folder.exists():
+        raise RequestError(f"{folder} was not made by igds (no {_RECORD}): move it elsewhere")
+    return record
+
+
+def _difference(folder: Path, recorded: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Return the differing keys with both values, and what to do about them."""
+    old, new = dict(_leaves(recorded)), dict(_leaves(wanted))
+    keys = [key for key in old | new if old.get(key, "absent") != new.get(key, "absent")]
+    lines = [f"{folder} was made by other settings or inputs:"]
+    for key in keys[:_SHOWN]:
+        on_disk, asked = old.get(key, "absent"), new.get(key, "absent")
+        lines.append(f"  {key}: {on_disk} on disk, {asked} asked for")
+    if len(keys) > _SHOWN:
+        lines.append(f"  and {len(keys) - _SHOWN} more")
+    lines.append("Give the run another name, or add --overwrite to make this stage again.")
+    return "\n".join(lines)
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (dotted key, JSON text) of every value that holds no other."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for name, item in items:
+        path = f"{key}.{name}" if key else str(name)
+        if isinstance(item, dict | list) and item:
+            yield from _leaves(item, path)
+        else:
+            yield path, json.dumps(item, ensure_ascii=False)
+
+
+def _digest(identity: dict[str, Any]) -> str:
+    """Return 16 hex digits that name an identity."""
+    text = json.dumps(identity, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the value as JSON reads it back: tuples as lists, keys as text."""
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def _part(folder: Path) -> Path:
+    """Return where a stage is written before it is committed."""
+    return folder.with_name(folder.name + ".part")
+
+
+def _old(folder: Path) -> Path:
+    """Return where a stage waits while another takes its place."""
+    return folder.with_name(folder.name + ".old")
