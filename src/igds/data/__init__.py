@@ -1,0 +1,1 @@
+"""Rows in: sources, templates, the index, overlap and splits."""

@@ -1,0 +1,229 @@
+"""The index: one streaming pass over a set's rows that all stages share (DESIGN 4.4)."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from igds.config.schema import Source
+from igds.data.files import NEUTRAL
+from igds.data.index_files import INDEX_SCHEMA, PROMPT_FIELDS, IndexWriter
+from igds.data.rendering import GoldResponses, Rendering
+from igds.data.row_ids import RowIds
+from igds.data.sources import RawRow, column_names, read_source
+from igds.data.templates import Template
+from igds.data.tokens import encode_prompts, encode_responses, training_lengths
+from igds.errors import RequestError
+from igds.rows import Status, canonical, content_hash
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_BLOCK = 256
+"""Rows rendered, tokenized and turned into Arrow at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexSummary:
+    """What one pass found."""
+
+    rows: int
+    """Rows read."""
+    status: dict[str, int]
+    """Status -> rows; the statuses that occur, and ok."""
+    tokens: int
+    """Prompt tokens of the rows with status ok."""
+    duplicates: int
+    """Rows whose mapped fields equal those of a row before them."""
+
+
+def build_index(
+    sources: Sequence[Source],
+    *,
+    folder: Path,
+    base: Path,
+    template: Template,
+    task: GoldResponses,
+    tokenizer: PreTrainedTokenizerBase,
+    train_tokenizer: PreTrainedTokenizerBase | None,
+    max_prompt_tokens: int,
+    require_response: bool,
+    progress: Callable[[int], None],
+    other_templates: Sequence[Template] = (),
+    fit_response: bool = False,
+) -> IndexSummary:
+    """Write the index of one set of rows, `rows-00000.parquet` and on, and return its counts.
+
+    Rows keep source order. Memory is bounded by a row group and 14 bytes a row for the ids.
+
+    Args:
+        sources: where the rows are.
+        folder: made if absent; index files of an earlier attempt are removed.
+        base: folder that relative paths start from.
+        template: the task's template; its places are the prompt fields.
+        task: gives gold responses.
+        tokenizer: that of the identification model.
+        train_tokenizer: that of the model to be trained; None when it is the same.
+        max_prompt_tokens: the model's context.
+        require_response: whether a row without a gold response is of no use.
+        progress: told the number of rows done since the last call.
+        other_templates: render the same rows, under the same ids, in these instead, by ordinal.
+        fit_response: whether prompt and response together must fit into the context.
+
+    Raises:
+        RequestError: see `read_source` and `encode_prompts`; an id stands twice; a source lacks a
+            mapped column; no row has status ok.
+    """
+    rendering = Rendering(
+        template=template,
+        task=task,
+        others=tuple(other_templates),
+        require_response=require_response,
+    )
+    block = _Block(rendering, tokenizer, train_tokenizer, max_prompt_tokens, fit_response, RowIds())
+    total = Counter[str]()
+    tokens = 0
+    with IndexWriter(folder, {PROMPT_FIELDS: json.dumps(template.fields)}) as writer:
+        for source in sources:
+            mapped = with_neutral_columns(source, template.fields)
+            counts = Counter[str]()
+            rows = read_source(mapped, rendering.fields, base)
+            while chunk := list(islice(rows, _BLOCK)):
+                entries = block.entries(chunk)
+                writer.add(entries)
+                counts.update(entry["status"] for entry in entries)
+                tokens += sum(e["n_prompt_tokens"] for e in entries if e["status"] == Status.OK)
+                progress(len(chunk))
+            _check_mapping(mapped, rendering, counts, base)
+            total += counts
+    if not total[Status.OK]:
+        raise RequestError(
+            f"no row of {', '.join(source.path for source in sources)} can be used: {_named(total)}"
+        )
+    return IndexSummary(
+        rows=total.total(),
+        status={str(status): count for status, count in sorted(total.items())},
+        tokens=tokens,
+        duplicates=block.ids.duplicates,
+    )
+
+
+def with_neutral_columns(source: Source, prompt_fields: Sequence[str]) -> Source:
+    """Return the source; the built-in one gets the only prompt field mapped to its `text`.
+
+    Raises:
+        RequestError: the template has several fields and `columns` does not map them all.
+    """
+    if source.path != NEUTRAL or all(field in source.columns for field in prompt_fields):
+        return source
+    if len(prompt_fields) > 1:
+        raise RequestError(
+            f"{NEUTRAL} has the columns text and source, the template has several fields: map each "
+            f"of {', '.join(prompt_fields)} in the source's columns, or bring control rows"
+        )
+    return replace(source, columns={**source.columns, prompt_fields[0]: "text"})
+
+
+def load_index(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return an index, or some of its columns, as one table in row order."""
+    wanted = None if columns is None else list(columns)
+    files = sorted(folder.glob("rows-*.parquet"))
+    return pa.concat_tables([pq.read_table(file, columns=wanted) for file in files])
+
+
+def iter_index(folder: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield some columns of an index in row order, at most a row group at a time."""
+    for file in sorted(folder.glob("rows-*.parquet")):
+        with pq.ParquetFile(file) as parquet:
+            yield from parquet.iter_batches(batch_size=8192, columns=list(columns))
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Turns blocks of raw rows into index rows."""
+
+    rendering: Rendering
+    tokenizer: PreTrainedTokenizerBase
+    train_tokenizer: PreTrainedTokenizerBase | None
+    max_prompt_tokens: int
+    fit_response: bool
+    ids: RowIds
+
+    def entries(self, rows: Sequence[RawRow]) -> list[dict[str, Any]]:
+        """Return one index row a raw row."""
+        entries = [self._entry(row) for row in rows]
+        ok = [entry for entry in entries if entry["status"] == Status.OK]
+        self._count_tokens(ok)
+        for entry in ok:
+            needed = entry["n_prompt_tokens"]
+            if self.fit_response:
+                needed += entry["n_response_tokens"] or 0
+            if needed > self.max_prompt_tokens:
+                entry["status"] = Status.TOO_LONG
+        return entries
+
+    def _entry(self, row: RawRow) -> dict[str, Any]:
+        """Return an index row without its token counts."""
+        entry: dict[str, Any] = dict.fromkeys(INDEX_SCHEMA.names)
+        entry |= {"source": row.source, "ordinal": row.ordinal, "original": row.original}
+        status, data, own_id = row.status, row.original, None
+        if row.fields is not None:
+            try:
+                data, own_id = canonical(row.fields), _encodable(row.id)
+                entry["fields"] = data.decode()
+                status, prompt, entry["response"] = self.rendering.render(row.fields, row.ordinal)
+                if status == Status.OK:
+                    entry |= {"prompt": prompt, "prompt_hash": content_hash(prompt.encode())}
+            except UnicodeEncodeError:
+                status = Status.BAD_UTF8
+        digest = content_hash(data)
+        entry |= {"status": status, "content_hash": digest}
+        entry["row_id"] = self.ids.take(digest, own_id, f"{row.source}, row {row.ordinal}")
+        return entry
+
+    def _count_tokens(self, entries: Sequence[dict[str, Any]]) -> None:
+        """Add the token counts to rows with status ok."""
+        answered = [entry for entry in entries if entry["response"] is not None]
+        prompts = [entry["prompt"] for entry in entries]
+        responses = [entry["response"] for entry in answered]
+        for entry, ids in zip(entries, encode_prompts(self.tokenizer, prompts), strict=True):
+            entry["n_prompt_tokens"] = entry["n_train_tokens"] = len(ids)
+        for entry, ids in zip(answered, encode_responses(self.tokenizer, responses), strict=True):
+            entry["n_response_tokens"] = len(ids)
+            entry["n_train_tokens"] += len(ids)
+        if self.train_tokenizer not in (None, self.tokenizer):
+            texts = [entry["response"] or "" for entry in entries]
+            lengths = training_lengths(self.train_tokenizer, prompts, texts)
+            for entry, length in zip(entries, lengths, strict=True):
+                entry["n_train_tokens"] = length
+
+
+def _check_mapping(source: Source, rendering: Rendering, counts: Counter[str], base: Path) -> None:
+    """Refuse a source of which every row lacks a field: its columns have other names."""
+    if not counts or set(counts) != {Status.MISSING_FIELD}:
+        return
+    needed = rendering.fields if rendering.require_response else rendering.template.fields
+    raise RequestError(
+        f"every row of {source.path} lacks a field ({_named(counts)}): needed are "
+        f"{', '.join(source.columns.get(field, field) for field in needed)}, the columns are "
+        f"{', '.join(column_names(source, base))}; map them with columns: {{field: column}}"
+    )
+
+
+def _encodable(text: str | None) -> str | None:
+    """Return the text; UnicodeEncodeError when it holds half a surrogate pair."""
+    if text is not None:
+        text.encode()
+    return text
+
+
+def _named(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "0 rows"

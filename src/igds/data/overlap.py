@@ -1,0 +1,122 @@
+"""Rows that two sets share, whole or in a run of 13 words (PITFALLS 17)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from igds.data.index import iter_index
+from igds.data.index_files import PROMPT_FIELDS
+from igds.data.templates import as_text
+from igds.rows import Status
+
+N_WORDS = 13
+"""Length of a shared run of words that counts as overlap."""
+_EXAMPLES = 3
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlap:
+    """What two sets of rows share."""
+
+    a: str
+    """Name of the smaller set."""
+    b: str
+    """Name of the larger set."""
+    rows: int
+    """Rows of `b` whose mapped fields equal those of a row of `a`."""
+    ngrams: int
+    """Other rows of `b` whose prompt fields share 13 words in a row with a row of `a`; of fewer
+    words, all of them."""
+    examples: list[list[str]]
+    """Row ids of the first such pairs, [in a, in b]."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    """An overlap while it is counted."""
+
+    rows: int = 0
+    ngrams: int = 0
+    examples: list[list[str]] = field(default_factory=list)
+
+
+Known = dict[str, dict[str, str]]
+"""Content hash or run of words -> set -> id of the set's first row that has it."""
+
+
+def check_overlap(folders: Mapping[str, Path]) -> list[Overlap]:
+    """Return what each pair of sets shares; pairs that share nothing are left out.
+
+    Only rows with status ok count. The largest set is streamed, the others' hashes and runs of
+    words are held in memory.
+
+    Args:
+        folders: name of a set -> its index folder.
+    """
+    order = sorted(folders, key=lambda name: (_n_rows(folders[name]), name))
+    tallies = {pair: _Tally() for pair in combinations(order, 2)}
+    known: Known = {}
+    for name in order:
+        own: Known = {}
+        for row_id, digest, grams in _rows(folders[name]):
+            for other, (theirs, whole) in _shared(known, digest, grams).items():
+                tally = tallies[other, name]
+                tally.rows += whole
+                tally.ngrams += not whole
+                if len(tally.examples) < _EXAMPLES:
+                    tally.examples.append([theirs, row_id])
+            if name != order[-1]:
+                for key in (digest, *grams):
+                    own.setdefault(key, {}).setdefault(name, row_id)
+        for key, holders in own.items():
+            known.setdefault(key, {}).update(holders)
+    return [
+        Overlap(a=a, b=b, rows=tally.rows, ngrams=tally.ngrams, examples=tally.examples)
+        for (a, b), tally in tallies.items()
+        if tally.examples
+    ]
+
+
+def word_runs(text: str) -> list[str]:
+    """Return the runs of 13 words of a text, in lower case; fewer words than 13 are one run."""
+    words = _WORD.findall(text.lower())
+    if len(words) < N_WORDS:
+        return [" ".join(words)] if words else []
+    return [" ".join(words[i : i + N_WORDS]) for i in range(len(words) - N_WORDS + 1)]
+
+
+def _shared(known: Known, digest: str, grams: list[str]) -> dict[str, tuple[str, bool]]:
+    """Return set -> (id of its row that shares something, whether it is the whole row)."""
+    shared = {name: (row_id, True) for name, row_id in known.get(digest, {}).items()}
+    for gram in grams:
+        if gram in known:
+            for name, row_id in known[gram].items():
+                shared.setdefault(name, (row_id, False))
+    return shared
+
+
+def _rows(folder: Path) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield row id, content hash and runs of words of the rows with status ok."""
+    names = _prompt_fields(folder)
+    for batch in iter_index(folder, ["row_id", "content_hash", "status", "fields"]):
+        for row_id, digest, status, data in zip(*batch.to_pydict().values(), strict=True):
+            if status == Status.OK:
+                fields = json.loads(data)
+                yield row_id, digest, word_runs(" ".join(as_text(fields[name]) for name in names))
+
+
+def _prompt_fields(folder: Path) -> list[str]:
+    schema = pq.read_schema(folder / "rows-00000.parquet")
+    return json.loads(schema.metadata[PROMPT_FIELDS.encode()])
+
+
+def _n_rows(folder: Path) -> int:
+    return sum(pq.read_metadata(file).num_rows for file in folder.glob("rows-*.parquet"))

@@ -1,0 +1,233 @@
+"""Readers: the rows of a source as bytes and as mapped fields, one pass, in order."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from igds.config.schema import Source
+from igds.data.files import SourceFile, find_files
+from igds.errors import RequestError
+from igds.rows import Status, canonical
+
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row as its file has it."""
+
+    original: bytes
+    """JSONL: the line without its newline; else canonical JSON of all columns."""
+    columns: Mapping[str, Any] | None
+    """Column -> value; None when the row cannot be read."""
+    status: Status
+    """ok, torn_line, bad_json or bad_utf8."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawRow:
+    """One row of a source, mapped but not yet judged."""
+
+    source: str
+    """Name of the file."""
+    ordinal: int
+    """Number of the row in its file, from 0; blank lines do not count."""
+    original: bytes
+    """See `Record`."""
+    fields: dict[str, Any] | None
+    """Mapped field -> value, absent and null ones left out; None when the row cannot be read."""
+    id: str | None
+    """Text of the source's `id_column`; None without one, or when the row cannot be read."""
+    status: Status
+    """See `Record`."""
+
+
+def read_source(source: Source, fields: Sequence[str], base: Path) -> Iterator[RawRow]:
+    """Return the rows of a source in order: files by path, rows as they stand.
+
+    Args:
+        source: what the config says.
+        fields: names that templates and task read; `source.columns` maps them to columns.
+        base: folder that a relative path starts from.
+
+    Raises:
+        RequestError: see `find_files`; `columns` maps a field that nothing reads; a file cannot
+            be read; a row lacks the id column.
+    """
+    unknown = [field for field in source.columns if field not in fields]
+    if unknown:
+        raise RequestError(
+            f"{source.path}: columns maps {', '.join(unknown)}, which nothing reads; the template "
+            f"and the task read {', '.join(fields)}"
+        )
+    files = find_files(source, base)
+    mapping = {field: source.columns.get(field, field) for field in fields}
+    rows = (row for file in files for row in _mapped(file, mapping, source.id_column))
+    return islice(rows, source.limit)
+
+
+def column_names(source: Source, base: Path) -> list[str]:
+    """Return the columns of the source's first readable row, [] when it has none."""
+    records = (record for file in find_files(source, base) for record in _read(file))
+    return next((list(r.columns) for r in records if r.columns is not None), [])
+
+
+def _mapped(
+    file: SourceFile, mapping: Mapping[str, str], id_column: str | None
+) -> Iterator[RawRow]:
+    for ordinal, record in enumerate(_read(file)):
+        fields = row_id = None
+        if (columns := record.columns) is not None:
+            values = {field: columns.get(column) for field, column in mapping.items()}
+            fields = {field: value for field, value in values.items() if value is not None}
+            row_id = _own_id(columns, id_column, file, ordinal)
+        yield RawRow(file.name, ordinal, record.original, fields, row_id, record.status)
+
+
+def _own_id(
+    columns: Mapping[str, Any], id_column: str | None, file: SourceFile, ordinal: int
+) -> str | None:
+    if id_column is None:
+        return None
+    value = columns.get(id_column)
+    if value is None or value == "":
+        raise RequestError(
+            f"{file.name}, row {ordinal}: no value in id_column {id_column!r}; "
+            f"columns: {', '.join(columns)}"
+        )
+    return value if isinstance(value, str) else canonical({"": value})[len('{"":') : -1].decode()
+
+
+def _read(file: SourceFile) -> Iterator[Record]:
+    """Yield the rows of one file.
+
+    Raises:
+        RequestError: the file as a whole cannot be read.
+    """
+    with _blamed_on(file):
+        match file.format:
+            case "jsonl":
+                yield from _read_jsonl(file)
+            case "json":
+                yield from _read_json(file)
+            case "csv":
+                yield from _read_delimited(file, ",")
+            case "tsv":
+                yield from _read_delimited(file, "\t")
+            case _:
+                yield from _read_parquet(file)
+
+
+@contextmanager
+def _blamed_on(file: SourceFile) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException, csv.Error) as error:
+        raise RequestError(f"{file.name} cannot be read: {error}") from error
+
+
+def _read_jsonl(file: SourceFile) -> Iterator[Record]:
+    with file.open() as lines:
+        # A binary file splits on \n alone: U+2028 and its kind may stand inside a JSON string.
+        for number, line in enumerate(lines):
+            torn = not line.endswith(b"\n")
+            original = line if torn else line[:-1]
+            if number == 0:
+                original = original.removeprefix(_BOM)
+            if original.strip():
+                yield _parse_line(original, torn)
+
+
+def _parse_line(original: bytes, torn: bool) -> Record:
+    try:
+        value = json.loads(original.decode())
+    except UnicodeDecodeError:
+        return Record(original, None, Status.TORN_LINE if torn else Status.BAD_UTF8)
+    except (ValueError, RecursionError):
+        return Record(original, None, Status.TORN_LINE if torn else Status.BAD_JSON)
+    if not isinstance(value, dict):
+        return Record(original, None, Status.BAD_JSON)
+    return Record(original, value, Status.OK)
+
+
+def _read_json(file: SourceFile) -> Iterator[Record]:
+    """Yield the objects of one JSON array, which is held in memory whole."""
+    with file.open() as stream:
+        data = stream.read()
+    try:
+        items = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise RequestError(
+            f"{file.name} is not JSON: {error}; for one object a line set format: jsonl"
+        ) from error
+    if not isinstance(items, list):
+        raise RequestError(f"{file.name} holds no array of objects; a JSON file is one array")
+    for item in items:
+        if isinstance(item, dict):
+            yield _record(item)
+        else:
+            yield Record(json.dumps(item).encode(), None, Status.BAD_JSON)
+
+
+def _read_delimited(file: SourceFile, delimiter: str) -> Iterator[Record]:
+    """Yield the rows of a file with a header; every value is text, as written."""
+    csv.field_size_limit(sys.maxsize)
+    with (
+        file.open() as stream,
+        # Bytes that are not UTF-8 become lone surrogates, by which `_record` knows the row.
+        io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="") as text,
+    ):
+        reader = csv.reader(text, delimiter=delimiter)
+        header = next(reader, [])
+        if len(set(header)) != len(header):
+            raise RequestError(f"{file.name}: two columns have one name in {', '.join(header)}")
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise RequestError(
+                    f"{file.name}: the row that ends in line {reader.line_num} has {len(cells)} "
+                    f"cells, the header has {len(header)}: quote cells that hold a separator"
+                )
+            yield _record(dict(zip(header, cells, strict=True)))
+
+
+def _read_parquet(file: SourceFile) -> Iterator[Record]:
+    with pq.ParquetFile(file.path) as parquet:
+        for batch in parquet.iter_batches(batch_size=1024):
+            for columns in batch.to_pylist():
+                yield _record({name: _json_value(value) for name, value in columns.items()})
+
+
+def _record(columns: dict[str, Any]) -> Record:
+    """Return a row whose `original` is the canonical JSON of its columns."""
+    try:
+        return Record(canonical(columns), columns, Status.OK)
+    except UnicodeEncodeError:
+        return Record(json.dumps(columns).encode(), None, Status.BAD_UTF8)
+
+
+def _json_value(value: Any) -> Any:
+    """Return a Parquet value as JSON has it: NaN as null, dates, decimals and bytes as text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, list):
+        return [_json_value(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _json_value(item) for name, item in value.items()}
+    return value.hex() if isinstance(value, bytes) else str(value)

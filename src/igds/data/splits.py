@@ -1,0 +1,43 @@
+"""The validation rows, split once by seeded hash (STATISTICS 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from igds.data.seeds import seeded_bits
+from igds.errors import RequestError
+
+SPLITS = ("S1", "S2", "S3")
+"""Screen and exact deltas; order; confirmation."""
+
+
+def split_validation(
+    keys: Sequence[str], seed: int, sizes: Mapping[str, int]
+) -> dict[str, list[int]]:
+    """Return split -> positions of its rows, ascending; disjoint, the rest of the rows unused.
+
+    A row's split depends on its key, the seed and the other keys, not on the order of rows. Of
+    rows with equal keys only the first is used, so that no prompt stands in two splits.
+
+    Args:
+        keys: one a row: its prompt's hash, or its id.
+        seed: root of the run's random streams.
+        sizes: split -> number of rows, in the order in which they are filled.
+
+    Raises:
+        RequestError: there are fewer different keys than the sizes ask for.
+    """
+    first = dict(zip(reversed(keys), reversed(range(len(keys))), strict=True))
+    wanted = sum(sizes.values())
+    if len(first) < wanted:
+        asked = " + ".join(f"{name} {size}" for name, size in sizes.items())
+        raise RequestError(
+            f"data.validation has {len(first)} different usable rows, but {asked} asks for "
+            f"{wanted}: add rows, or lower intervene.screen_rows, order_rows or confirm_rows"
+        )
+    ordered = sorted(first, key=lambda key: (seeded_bits(seed, "splits", key), key))
+    splits, start = {}, 0
+    for name, size in sizes.items():
+        splits[name] = sorted(first[key] for key in ordered[start : start + size])
+        start += size
+    return splits

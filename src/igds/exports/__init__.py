@@ -1,0 +1,1 @@
+"""Rows out: the chosen rows as a file that a trainer reads."""

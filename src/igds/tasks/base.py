@@ -1,0 +1,49 @@
+"""What a task is: a gold response for a row, and a judgement of an output."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from igds.errors import RequestError
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A task. A class of your own with these four names is used by its import path."""
+
+    @property
+    def template(self) -> str:
+        """Prompt template when the config has none: ends in a cue; "" when there is none."""
+        ...
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Row fields that `response` and `score` read, besides those of the template."""
+        ...
+
+    def response(self, row: Mapping[str, Any]) -> str:
+        """Return the gold response, which starts with one space.
+
+        Args:
+            row: mapped field -> value; each of `fields` is there and not null.
+
+        Raises:
+            ValueError: the row's fields make no response.
+        """
+        ...
+
+    def score(self, output: str, row: Mapping[str, Any]) -> float:
+        """Return the task score of a model output, 0-1, higher is better."""
+        ...
+
+
+def need_package(module: str) -> None:
+    """Check that a package of the extra `eval` is installed.
+
+    Raises:
+        RequestError: it is not; names the pip command.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise RequestError(f"{module} is not installed: pip install 'igds[eval]'")

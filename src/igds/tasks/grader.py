@@ -1,0 +1,31 @@
+"""The process that parses model output as mathematics: `python -m igds.tasks.grader`.
+
+Reads lines `[gold, output]` of JSON, writes `true` or `false` a line, ends with its input.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+
+_MEMORY_BYTES = 4 << 30
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    from math_verify import parse, verify
+
+    answers, sys.stdout = sys.stdout, sys.stderr
+    answers.write("ready\n")
+    answers.flush()
+    for line in sys.stdin:
+        gold, output = json.loads(line)
+        right = verify(parse(gold), parse(output))
+        answers.write("true\n" if right else "false\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Math word problems: GSM8K answers, or solutions that end in a boxed answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from igds.data.templates import as_text
+from igds.tasks.grading import Grader
+
+_CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
+_SHORT = 100
+
+
+class MathTask:
+    """Solve step by step; an output is right when its final answer equals the gold one."""
+
+    template = (
+        "{question}\nPlease reason step by step, and put your final answer within \\boxed{}.\n"
+        "Solution:"
+    )
+    fields = ("answer",)
+
+    def __init__(self) -> None:
+        """Prepare the grader; its process starts with the first output that is judged."""
+        self._grader = Grader()
+
+    def response(self, row: Mapping[str, Any]) -> str:
+        """Return the solution; a GSM8K answer without calculator marks, its result boxed."""
+        solution, final = split_answer(as_text(row["answer"]))
+        if final is None:
+            return f" {solution}"
+        return " " + f"{solution}\nThe final answer is \\boxed{{{final}}}.".lstrip()
+
+    def score(self, output: str, row: Mapping[str, Any]) -> float:
+        """Return 1 when math-verify finds the output's final answer equal to the gold one."""
+        return float(self._grader.equal(gold_answer(as_text(row["answer"])), output))
+
+
+def split_answer(answer: str) -> tuple[str, str | None]:
+    """Return the solution and the final answer after `####`, None where there is no `####`."""
+    text = _CALCULATOR_MARK.sub("", answer).strip()
+    solution, mark, final = text.rpartition("####")
+    return (solution.strip(), final.strip()) if mark else (text, None)
+
+
+def gold_answer(answer: str) -> str:
+    """Return a text whose final answer math-verify finds, boxed where it is the answer alone."""
+    solution, final = split_answer(answer)
+    if final is None and ("\\boxed" in solution or len(solution) > _SHORT):
+        return solution
+    return f"\\boxed{{{solution if final is None else final}}}"

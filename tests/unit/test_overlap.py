@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from test_index import build, load_index
+
+from igds.config.schema import Source
+from igds.data.overlap import Overlap, check_overlap, word_runs
+from igds.data.templates import parse_template
+
+WORDS = [f"word{number}" for number in range(40)]
+
+
+def make(
+    base: Path, name: str, rows: list[dict[str, Any]], **options: Any
+) -> tuple[Path, list[str]]:
+    (base / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    build(base, Source(path=f"{name}.jsonl"), folder=base / name, max_prompt_tokens=9999, **options)
+    return base / name, load_index(base / name, ["row_id"])["row_id"].to_pylist()
+
+
+def filler(n: int, name: str) -> list[dict[str, Any]]:
+    return [{"q": f"{name} filler {number}"} for number in range(n)]
+
+
+def test_planted_overlaps(tmp_path: Path) -> None:
+    shared = " ".join(WORDS[:13])
+    prior, prior_ids = make(
+        tmp_path,
+        "prior",
+        [
+            {"q": f"start {shared} end", "a": 1},
+            {"q": "short question", "a": 1},
+            {"q": "same", "a": 1},
+        ],
+    )
+    pool, pool_ids = make(
+        tmp_path,
+        "pool",
+        [
+            {"q": f"Other: {shared.upper().replace(' ', ', ')}!", "a": 2},
+            {"q": " ".join(WORDS[:12]) + " but not the last", "a": 2},
+            {"q": "Short question?", "a": 3},
+            {"q": "same", "a": 1},
+            {"q": "same", "a": 1, "new": True},
+            *filler(5, "pool"),
+        ],
+    )
+    control, _ = make(tmp_path, "control", filler(4, "control"))
+    assert check_overlap({"pool": pool, "prior": prior, "control": control}) == [
+        Overlap(
+            a="prior",
+            b="pool",
+            rows=2,
+            ngrams=2,
+            examples=[
+                [prior_ids[0], pool_ids[0]],
+                [prior_ids[1], pool_ids[2]],
+                [prior_ids[2], pool_ids[3]],
+            ],
+        )
+    ]
+
+
+def test_every_pair_of_sets_is_compared(tmp_path: Path) -> None:
+    folders = {
+        name: make(tmp_path, name, [{"q": "the same row", "a": 1}, *filler(n, name)])[0]
+        for n, name in enumerate("abc")
+    }
+    found = check_overlap(folders)
+    assert [(o.a, o.b, o.rows, o.ngrams) for o in found] == [
+        ("a", "b", 1, 0), ("a", "c", 1, 0), ("b", "c", 1, 0),
+    ]  # fmt: skip
+
+
+def test_words_of_the_template_and_of_the_response_do_not_count(tmp_path: Path) -> None:
+    template = parse_template("{q} " + " ".join(WORDS) + ":")
+    folders = {
+        name: make(tmp_path, name, [{"q": f"row {name}", "a": " ".join(WORDS)}], template=template)[
+            0
+        ]
+        for name in "ab"
+    }
+    assert check_overlap(folders) == []
+
+
+def test_rows_that_cannot_be_used_do_not_count(tmp_path: Path) -> None:
+    folders = {
+        name: make(tmp_path, name, [{"a": "no question"}, {"q": f"row {name}"}])[0] for name in "ab"
+    }
+    assert check_overlap(folders) == []
+
+
+def test_word_runs() -> None:
+    assert word_runs("") == word_runs("?! ...") == []
+    assert word_runs("One, two") == ["one two"]
+    assert word_runs(" ".join(WORDS[:13])) == [" ".join(WORDS[:13])]
+    assert word_runs(" ".join(WORDS)) == [" ".join(WORDS[i : i + 13]) for i in range(28)]

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from igds.config.schema import Task
+from igds.errors import RequestError
+from igds.tasks import base, grading
+from igds.tasks.grading import Grader
+from igds.tasks.math import MathTask, gold_answer
+from igds.tasks.registry import load_task, task_identity
+from igds.tasks.rouge import rouge
+from igds.tasks.summarization import SummarizationTask
+
+HERE = Path()
+GSM8K = "Natalia sold 48/2 = <<48/2=24>>24 clips.\nShe sold <<48+24=72>>72.\n#### 72"
+
+
+@pytest.mark.parametrize(
+    ("answer", "response"),
+    [
+        (GSM8K, " Natalia sold 48/2 = 24 clips.\nShe sold 72.\nThe final answer is \\boxed{72}."),
+        ("#### 1,450", " The final answer is \\boxed{1,450}."),
+        ("So it is \\boxed{\\frac{1}{2}}.\n", " So it is \\boxed{\\frac{1}{2}}."),
+        ("C", " C"),
+        (72.0, " 72"),
+    ],
+)
+def test_math_responses(answer: str | float, response: str) -> None:
+    assert MathTask().response({"question": "q", "answer": answer}) == response
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        (GSM8K, "\\boxed{72}"),
+        ("C", "\\boxed{C}"),
+        ("So \\boxed{5}", "So \\boxed{5}"),
+        ("long " * 30 + "5", "long " * 30 + "5"),
+    ],
+)
+def test_math_gold_answers(answer: str, gold: str) -> None:
+    assert gold_answer(answer) == gold
+
+
+def test_math_scores() -> None:
+    task = MathTask()
+    row = {"answer": GSM8K}
+    outputs = {
+        " She sold 72 clips.\nThe final answer is \\boxed{72}.": 1.0,
+        " \\boxed{\\frac{144}{2}}": 1.0,
+        " It is 72": 1.0,
+        " \\boxed{71}": 0.0,
+        "": 0.0,
+        "x" * 100_000 + " \\boxed{72}": 1.0,
+    }
+    assert {output: task.score(output, row) for output in outputs} == outputs
+    assert task.score(" \\boxed{C}", {"answer": "C"}) == 1.0
+    assert task.score(" \\boxed{B}", {"answer": "C"}) == 0.0
+    assert task.score(" \\boxed{0.5}", {"answer": "Thus \\boxed{\\frac{1}{2}}."}) == 1.0
+
+
+def test_comparison_over_the_time_limit_is_wrong_and_counted() -> None:
+    grader = Grader(seconds=0.0)
+    assert not grader.equal("\\boxed{1}", "\\boxed{1}")
+    assert grader.timeouts == 1
+
+
+def test_output_that_ends_the_process_is_wrong_and_the_next_is_judged() -> None:
+    grader = Grader()
+    assert grader.equal("\\boxed{1}", "\\boxed{1}")
+    assert grader._process is not None
+    os.kill(grader._process.pid, signal.SIGSTOP)
+    threading.Timer(0.2, grader._process.kill).start()
+    assert not grader.equal("\\boxed{1}", "\\boxed{1}")
+    assert grader.timeouts == 1
+    assert grader.equal("\\boxed{1}", "\\boxed{1}")
+
+
+def test_grader_process_that_died_is_started_again() -> None:
+    patient = Grader()
+    assert patient.equal("\\boxed{1}", "\\boxed{1}")
+    process = patient._process
+    assert process is not None
+    process.kill()
+    process.wait()
+    assert patient.equal("\\boxed{1}", "\\boxed{1}")
+    assert patient.timeouts == 0
+
+
+def test_grader_process_ends_with_its_grader() -> None:
+    grader = Grader()
+    grader.equal("\\boxed{1}", "\\boxed{1}")
+    process = grader._process
+    assert process is not None
+    del grader
+    assert process.poll() is not None
+
+
+def test_missing_package_prints_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base.importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(
+        RequestError, match=r"math_verify is not installed: pip install 'igds\[eval\]'"
+    ):
+        grading.Grader().equal("1", "1")
+
+
+def test_rouge_by_hand() -> None:
+    # unigrams: 3 of 4 and 3 of 3 shared (cats = cat by stemming); bigrams: 1 of 3 and 1 of 2
+    scores = rouge("the cats sat", ["the black cat sat"])
+    assert scores["1"] == pytest.approx(2 * 1 * 0.75 / 1.75)
+    assert scores["2"] == pytest.approx(2 * (1 / 2) * (1 / 3) / (5 / 6))
+    assert scores["L"] == pytest.approx(2 * 1 * 0.75 / 1.75)
+
+
+def test_rouge_takes_the_best_reference() -> None:
+    assert rouge("a cat", ["nothing alike", "a cat", "cat"])["1"] == 1.0
+    assert rouge("", ["a cat"]) == {"1": 0.0, "2": 0.0, "L": 0.0}
+
+
+def test_summarization() -> None:
+    task = SummarizationTask()
+    row = {"dialogue": "...", "summary": ["They met.", "A meeting took place."]}
+    assert task.response(row) == " They met."
+    assert task.score("a meeting took place", row) == 1.0
+    assert task.response({"summary": "One."}) == " One."
+    for bad in ([], [None], {}):
+        with pytest.raises(ValueError, match="summary|is not text"):
+            task.response({"summary": bad})
+
+
+@pytest.mark.parametrize(
+    ("metric", "output", "score"),
+    [
+        ("exact_match", " Paris \n", 1.0), ("exact_match", "paris", 0.0), ("rouge1", "paris", 1.0),
+        ("rouge2", "paris", 0.0), ("rougeL", "in paris", 2 / 3),
+    ],
+)  # fmt: skip
+def test_task_from_the_config(metric: str, output: str, score: float) -> None:
+    task = load_task(Task(name="capitals", response=" {answer}", metric=metric), HERE)
+    row = {"question": "France?", "answer": "Paris"}
+    assert (task.template, task.fields, task.response(row)) == ("", ("answer",), " Paris")
+    assert task.score(output, row) == pytest.approx(score)
+
+
+def test_task_from_the_config_with_mathematics() -> None:
+    task = load_task(Task(name="sums", response=" \\boxed{{answer}}", metric="math"), HERE)
+    assert task.score("\\boxed{4/2}", {"answer": 2}) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        (Task(name="maths"), "none of math, summarization.*needs task.response and task.metric"),
+        (Task(name="math", metric="rouge1"), "task.metric is for a task of your own"),
+        (Task(name="own", response="{a}", metric="math"), "must start with one space"),
+        (Task(name="own", response=" yes", metric="math"), "have a place"),
+        (
+            Task(name="own", response=" {a}", metric="bleu"),
+            "'bleu' is unknown: take one of exact_match",
+        ),
+        (Task(name="no_such_module:Task"), "No module named 'no_such_module'"),
+        (Task(name="json:Nothing"), "json has no class 'Nothing'"),
+        (Task(name="json:JSONDecoder"), "lacks template, fields, response, score"),
+    ],
+)
+def test_refused_tasks(task: Task, reason: str) -> None:
+    with pytest.raises(RequestError, match=reason):
+        load_task(task, HERE)
+
+
+def test_task_class_beside_the_config(tmp_path: Path) -> None:
+    source = tmp_path / "planted_task_module.py"
+    source.write_text(
+        "class Shout:\n"
+        "    template = '{word} in capitals:'\n"
+        "    fields = ('word',)\n"
+        "    def response(self, row):\n"
+        "        return ' ' + row['word'].upper()\n"
+        "    def score(self, output, row):\n"
+        "        return float(output.strip() == row['word'].upper())\n"
+    )
+    before = list(sys.path)
+    named = Task(name="planted_task_module:Shout")
+    task = load_task(named, tmp_path)
+    assert sys.path == before
+    assert task.response({"word": "a"}) == " A"
+    assert task.score("A", {"word": "a"}) == 1.0
+    first = task_identity(named, tmp_path)
+    assert first == task_identity(named, tmp_path)
+    source.write_text(source.read_text() + "# changed\n")
+    assert task_identity(named, tmp_path) != first
+    assert task_identity(Task(), HERE) == {"name": "math", "response": None, "metric": None}
