@@ -1,0 +1,29 @@
+"""The user's cache folder: converted models and digests of large files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """Return `~/.cache/igds`, or the folder that the environment variable IGDS_CACHE names."""
+    return Path(os.environ.get("IGDS_CACHE") or Path.home() / ".cache" / "igds").expanduser()
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file as hex; remembered by path, size and time of change."""
+    real = path.resolve()
+    stat = real.stat()
+    key = hashlib.blake2b(f"{real}|{stat.st_size}|{stat.st_mtime_ns}".encode(), digest_size=16)
+    note = cache_dir() / "digests" / key.hexdigest()
+    if note.is_file():
+        return note.read_text()
+    with real.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    note.parent.mkdir(parents=True, exist_ok=True)
+    part = note.with_name(f"{note.name}.{os.getpid()}")
+    part.write_text(digest)
+    part.replace(note)
+    return digest

@@ -1,0 +1,1 @@
+"""Reading a model on prompts: residuals and feature activations at the read position."""

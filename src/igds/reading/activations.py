@@ -1,0 +1,57 @@
+"""Activations of chosen features: at the read position, or on every token of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from igds.features import FeatureId
+from igds.models.blocks import decoder
+from igds.models.capture import capture
+from igds.saes.sae import SAE
+
+
+def read_activations(
+    saes: Sequence[SAE],
+    features: Sequence[FeatureId],
+    residuals: Mapping[int, Float[Tensor, "rows d_model"]],
+) -> Float[Tensor, "rows features"]:
+    """Return the activations of features, in their order, from residuals by block.
+
+    Raises:
+        ValueError: a feature's block has no SAE, or the SAE no such feature.
+    """
+    by_layer = {sae.layer: sae for sae in saes}
+    rows = len(next(iter(residuals.values())))
+    acts = torch.empty(rows, len(features))
+    for layer in sorted({feature.layer for feature in features}):
+        if layer not in by_layer:
+            raise ValueError(f"no SAE reads block {layer}; there are SAEs of {sorted(by_layer)}")
+        places = [place for place, feature in enumerate(features) if feature.layer == layer]
+        columns = [features[place].index for place in places]
+        if max(columns) >= by_layer[layer].d_sae:
+            raise ValueError(
+                f"no feature L{layer}/{max(columns)}: that SAE has {by_layer[layer].d_sae} features"
+            )
+        acts[:, places] = by_layer[layer].encode_columns(residuals[layer], columns)
+    return acts
+
+
+def token_activations(
+    model: nn.Module, saes: Sequence[SAE], features: Sequence[FeatureId], ids: Sequence[int]
+) -> Float[Tensor, "tokens features"]:
+    """Return the activations of features, in their order, on every token of one prompt.
+
+    Raises:
+        ValueError: a feature's block has no SAE or is not in the model.
+    """
+    text = decoder(model)
+    tokens = torch.tensor([list(ids)], device=next(text.parameters()).device)
+    with capture(text, {feature.layer for feature in features}) as kept:
+        text(input_ids=tokens, use_cache=False)
+    return read_activations(
+        saes, features, {layer: hidden[0].float().cpu() for layer, hidden in kept.items()}
+    )
