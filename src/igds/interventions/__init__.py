@@ -1,0 +1,1 @@
+"""What a feature does: screened by gradients, measured exactly, ordered, confirmed."""

@@ -1,0 +1,125 @@
+"""From samples to effects: the mean delta of each feature with its interval and label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from igds.features import FeatureId
+from igds.interventions.rules import RULE
+from igds.stats.bootstrap import Interval, paired_bootstrap
+
+STEMS = {
+    "delta": "delta",
+    "delta_contrast": "contrast",
+    "delta_without_first_5": "without_first_5",
+}
+"""Column of a mean -> stem of its `_low` and `_high` columns."""
+
+EFFECTS = pa.schema(
+    {
+        "feature": pa.string(),
+        "layer": pa.int32(),
+        "index": pa.int32(),
+        "split": pa.string(),
+        "metric": pa.string(),
+        "position": pa.string(),
+        "rule": pa.string(),
+        "coefficient": pa.float64(),
+        "n": pa.int32(),
+        "active": pa.int32(),
+        "n_without_first_5": pa.int32(),
+        "delta": pa.float64(),
+        "delta_low": pa.float64(),
+        "delta_high": pa.float64(),
+        "delta_contrast": pa.float64(),
+        "contrast_low": pa.float64(),
+        "contrast_high": pa.float64(),
+        "delta_without_first_5": pa.float64(),
+        "without_first_5_low": pa.float64(),
+        "without_first_5_high": pa.float64(),
+        "label": pa.string(),
+        "screen": pa.float64(),
+    }
+)
+"""Columns of `intervene/effects.parquet`."""
+
+
+def effects_of(
+    samples: pa.Table,
+    clusters: Mapping[str, str],
+    *,
+    split: str,
+    coefficient: float,
+    screen: Mapping[str, float],
+    seed: int,
+) -> pa.Table:
+    """Return one row a feature, in the order of its first sample, with the columns of `EFFECTS`.
+
+    Args:
+        samples: exact deltas of one split, see `exact_samples`.
+        clusters: row id -> what rows that count as one share: the hash of the prompt.
+        split: name of the split.
+        coefficient: multiple of the feature's own contribution that was added.
+        screen: feature -> its gradient estimate of the delta; null where there is none.
+        seed: of the bootstrap draws.
+    """
+    rows = []
+    for name in samples.column("feature").unique().to_pylist():
+        own = samples.filter(pc.equal(samples.column("feature"), name))
+        feature = FeatureId.parse(name)
+        found = {column: _interval(own, column, clusters, seed) for column in STEMS}
+        rows.append(
+            {
+                "feature": name,
+                "layer": feature.layer,
+                "index": feature.index,
+                "split": split,
+                "metric": "logprob",
+                "position": "read",
+                "rule": RULE,
+                "coefficient": coefficient,
+                "n": len(own),
+                "active": int(np.count_nonzero(own.column("activation").to_numpy() > 0)),
+                "n_without_first_5": len(own) - own.column("delta_without_first_5").null_count,
+                **{c: value for column in STEMS for c, value in _columns(column, found[column])},
+                "label": label(*(found[column] for column in STEMS)),
+                "screen": screen.get(name),
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=EFFECTS)
+
+
+def label(delta: Interval, contrast: Interval, without_first_5: Interval) -> str:
+    """Return what one split says of a feature.
+
+    harmful: the delta's interval lies below 0. format: the delta is above 0, but not without the
+    first 5 response tokens, or not more than on another row's response. helpful: its interval
+    lies above 0 and it is no format feature by a contrast that was measured. unclear: the rest.
+    Where no response is longer than 5 tokens the contrast judges alone.
+    """
+    if delta.high < 0:
+        return "harmful"
+    if delta.mean > 0 and (contrast.mean <= 0 or without_first_5.mean <= 0):
+        return "format"
+    if delta.low > 0 and contrast.mean > 0:
+        return "helpful"
+    return "unclear"
+
+
+def _interval(samples: pa.Table, column: str, clusters: Mapping[str, str], seed: int) -> Interval:
+    """Return the interval of one feature's values, over the rows that have one."""
+    kept = samples.filter(pc.is_valid(samples.column(column)))
+    names = [clusters[row] for row in kept.column("row_id").to_pylist()]
+    return paired_bootstrap(kept.column(column).to_numpy(), names, seed=seed)
+
+
+def _columns(column: str, interval: Interval) -> list[tuple[str, float | None]]:
+    """Return the mean, low and high columns; null for what is not a number."""
+    stem = STEMS[column]
+    names = (column, f"{stem}_low", f"{stem}_high")
+    values = (interval.mean, interval.low, interval.high)
+    return [(n, None if np.isnan(v) else v) for n, v in zip(names, values, strict=True)]

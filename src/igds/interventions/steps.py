@@ -1,0 +1,69 @@
+"""The funnel's steps as shards that are written once and read again on resume."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from igds.config.identity import digest
+from igds.interventions.examples import Example
+from igds.interventions.work import example_shards, promoted_shard
+from igds.runs.stage import Stage
+
+FOLDER = "shards"
+
+
+RunShards = Callable[[Sequence[Mapping[str, Any]], Callable[[int, pa.Table], None], str], None]
+"""(shards, on_result(place, table), label): runs shards on the run's executor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """Measurements of one intervene stage."""
+
+    stage: Stage
+    """Where shards are kept until the stage is done."""
+    splits: Mapping[str, Sequence[Example]]
+    """Split -> its examples."""
+    run_shards: RunShards
+    """How they are computed."""
+
+    def screen(self, features: Sequence[str]) -> pa.Table:
+        """Return the gradient screen of features on S1."""
+        shards = example_shards("screen", features, self.splits["S1"])
+        return self._tables("screen", shards, "intervene: gradient screen on S1")
+
+    def exact(self, split: str, features: Sequence[str], contrast: bool) -> pa.Table:
+        """Return exact deltas of features on a split, with the contrast when asked."""
+        shards = example_shards("exact", features, self.splits[split], contrast=contrast)
+        return self._tables("exact", shards, f"intervene: exact deltas on {split}")
+
+    def promoted(self, features: Sequence[str]) -> pa.Table:
+        """Return the tokens that each feature's direction promotes."""
+        return self._tables("promoted", [promoted_shard(features)], "intervene: promoted tokens")
+
+    def clear(self) -> None:
+        """Remove the shards: the stage's tables hold what they held."""
+        shutil.rmtree(self.stage.path / FOLDER)
+
+    def _tables(
+        self,
+        step: Literal["screen", "exact", "promoted"],
+        shards: Sequence[Mapping[str, Any]],
+        label: str,
+    ) -> pa.Table:
+        """Return the shards' tables in order, computing those that are not on disk."""
+        # The name holds what is computed, so a shard is only ever read back for the same work.
+        names = [f"{FOLDER}/{step}-{digest(shard)[:32]}.parquet" for shard in shards]
+        missing = [place for place, name in enumerate(names) if not self.stage.has(name)]
+        self.run_shards(
+            [shards[place] for place in missing],
+            lambda place, table: self.stage.write_table(names[missing[place]], table),
+            label,
+        )
+        return pa.concat_tables([pq.read_table(self.stage.path / name) for name in names])

@@ -1,0 +1,94 @@
+"""Worker side of interventions: screen, exact deltas and promoted tokens of one shard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+import pyarrow as pa
+import torch
+
+from igds.features import FeatureId
+from igds.interventions.examples import Example
+from igds.interventions.promoted import promoted_tokens
+from igds.interventions.samples import exact_samples
+from igds.interventions.screen import gradient_screen
+from igds.models.likelihood import check_head
+from igds.models.load import ModelSpec, load_causal, load_tokenizer
+from igds.saes.load import load_sae
+
+WORK = "igds.interventions.work:InterventionWork"
+"""Import path for worker specs."""
+
+
+class InterventionWork:
+    """One loaded model that serves every step of the stage; each shard says which."""
+
+    def __init__(
+        self,
+        *,
+        model: Mapping[str, Any],
+        saes: Mapping[str, str],
+        coefficient: float,
+        batch_tokens: int,
+        threads: int,
+    ) -> None:
+        """Load the model with its head and the SAEs.
+
+        Args:
+            model: fields of a ModelSpec.
+            saes: block -> SAE folder.
+            coefficient: multiple of a feature's own contribution that is added.
+            batch_tokens: tokens a branch batch.
+            threads: CPU threads of this worker.
+        """
+        torch.set_num_threads(threads)
+        self._spec = ModelSpec(**model)
+        self._model = load_causal(self._spec)
+        check_head(self._model)
+        self._saes = [load_sae(path, int(layer)) for layer, path in saes.items()]
+        self._coefficient = coefficient
+        self._batch_tokens = batch_tokens
+
+    def __call__(self, shard: Mapping[str, Any]) -> pa.Table:
+        """Return the table of the shard's step: see `screen_shards`, `exact_shards` and so on."""
+        features = [FeatureId.parse(name) for name in shard["features"]]
+        if shard["step"] == "promoted":
+            tokenizer = load_tokenizer(self._spec)
+            return promoted_tokens(self._model, tokenizer, self._saes, features, top=shard["top"])
+        examples = [Example(**example) for example in shard["examples"]]
+        common = (self._model, self._saes, features, examples)
+        if shard["step"] == "screen":
+            return gradient_screen(*common, coefficient=self._coefficient)
+        return exact_samples(
+            *common,
+            coefficient=self._coefficient,
+            batch_tokens=self._batch_tokens,
+            contrast=shard["contrast"],
+        )
+
+
+def example_shards(
+    step: Literal["screen", "exact"],
+    features: Sequence[str],
+    examples: Sequence[Example],
+    *,
+    contrast: bool = False,
+    size: int = 4,
+) -> list[dict[str, Any]]:
+    """Return shards of `size` examples each, for a screen or for exact deltas."""
+    return [
+        {
+            "step": step,
+            "features": list(features),
+            "examples": [asdict(example) for example in examples[start : start + size]],
+            "contrast": contrast,
+        }
+        for start in range(0, len(examples), size)
+    ]
+
+
+def promoted_shard(features: Sequence[str], top: int = 10) -> dict[str, Any]:
+    """Return the one shard that names the tokens which features promote."""
+    return {"step": "promoted", "features": list(features), "top": top}

@@ -1,0 +1,1 @@
+"""Methods that score pool rows: the feature-resonant score and its rivals."""

@@ -1,0 +1,111 @@
+"""Methods by name: what each needs, and the scorer that computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load_file
+
+from igds.data.seeds import seeded_bits
+from igds.features import FeatureId
+from igds.methods import dense, resonance, simple
+from igds.methods.base import MethodSpec, RowScorer
+from igds.saes.sae import SAE
+
+SCORERS: Mapping[str, Callable[..., RowScorer]] = {
+    "resonance": resonance.ResonanceScorer,
+    "cosine": dense.CosineScorer,
+    "length": simple.LengthScorer,
+    "random": simple.RandomScorer,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ingredients:
+    """What the stages before scoring found."""
+
+    features: tuple[FeatureId, ...]
+    """Task features F_task, in order."""
+    saes: Mapping[int, SAE]
+    """Block -> SAE."""
+    sae_paths: Mapping[int, str]
+    """Block -> folder of that SAE, for the workers."""
+    residuals: Path
+    """The recall stage's folder of residuals."""
+    aggregate: str
+    """auto, raw or folded."""
+    seed: int
+    """The run's seed."""
+
+
+def resolve_method(name: str, given: Ingredients) -> MethodSpec:
+    """Return the method with everything its scorer needs.
+
+    igds sums the task features; igds-random as many random features of the same SAEs; cosine is
+    read at the first task feature's block, cosine-best at the block that parts held-out prompts
+    best.
+    """
+    match name:
+        case "igds":
+            return _resonance(name, given.features, given)
+        case "igds-random":
+            return _resonance(name, random_features(given), given)
+        case "cosine":
+            return _cosine(name, given.features[0].layer, given)
+        case "cosine-best":
+            files = {layer: _residual_file(given, layer) for layer in given.saes}
+            best = dense.best_layer({layer: load_file(file) for layer, file in files.items()})
+            return _cosine(name, best, given)
+        case "length" | "prompt-length":
+            column = "n_response_tokens" if name == "length" else "n_prompt_tokens"
+            return _single(name, "length", column, {"column": column})
+        case _:
+            return _single(name, "random", "uniform", {"seed": given.seed})
+
+
+def random_features(given: Ingredients) -> tuple[FeatureId, ...]:
+    """Return as many features as the task has, drawn at random from the same SAEs by the seed."""
+    return tuple(
+        FeatureId(
+            feature.layer,
+            seeded_bits(given.seed, "score/igds-random", str(rank))
+            % given.saes[feature.layer].d_sae,
+        )
+        for rank, feature in enumerate(given.features)
+    )
+
+
+def feature_weights(features: Sequence[FeatureId], given: Ingredients) -> dict[str, float]:
+    """Return each feature's weight in the pool score: 1 (raw, eq. 6) or its decoder norm."""
+    raw = given.aggregate == "raw" or (given.aggregate == "auto" and len(features) == 1)
+    if raw:
+        return {str(feature): 1.0 for feature in features}
+    return {str(f): float(given.saes[f.layer].decoder_rows([f.index]).norm()) for f in features}
+
+
+def needs_features(name: str) -> bool:
+    """Return whether a method is made from the task features or their block."""
+    return name in ("igds", "igds-random", "cosine", "cosine-best")
+
+
+def _resonance(name: str, features: Sequence[FeatureId], given: Ingredients) -> MethodSpec:
+    saes = {str(layer): path for layer, path in given.sae_paths.items()}
+    arguments: dict[str, Any] = {"saes": saes, "features": [str(feature) for feature in features]}
+    weights = feature_weights(features, given)
+    return MethodSpec(name=name, kind="resonance", weights=weights, arguments=arguments)
+
+
+def _cosine(name: str, layer: int, given: Ingredients) -> MethodSpec:
+    arguments = {"residuals": str(_residual_file(given, layer)), "layer": layer}
+    return _single(name, "cosine", dense.COLUMN, arguments)
+
+
+def _single(name: str, kind: str, column: str, arguments: dict[str, Any]) -> MethodSpec:
+    return MethodSpec(name=name, kind=kind, weights={column: 1.0}, arguments=arguments)
+
+
+def _residual_file(given: Ingredients, layer: int) -> Path:
+    return given.residuals / f"L{layer}.safetensors"

@@ -1,0 +1,67 @@
+"""IGDS: the activations of task features at t* (eq. 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from igds.data.tokens import encode_prompts
+from igds.features import FeatureId
+from igds.reading.activations import read_activations
+from igds.reading.residuals import residuals_at_read
+from igds.saes.load import load_sae
+from igds.saes.sae import SAE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def feature_resonant_scores(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    saes: Sequence[SAE],
+    features: Sequence[FeatureId],
+    prompts: Sequence[str],
+    *,
+    batch_tokens: int = 4096,
+) -> Float[Tensor, " prompts"]:
+    """Return S(x) of each prompt: the sum of the features' activations at t* (eq. 6), 0 or more.
+
+    Args:
+        model: a transformers decoder, with or without its head.
+        tokenizer: the model's own.
+        saes: one SAE a block; those of the features' blocks are used.
+        features: the task features.
+        prompts: rendered prompts, each ending in its cue.
+        batch_tokens: padded tokens a forward batch.
+    """
+    layers = sorted({feature.layer for feature in features})
+    ids = encode_prompts(tokenizer, list(prompts))
+    residuals = residuals_at_read(model, ids, layers, batch_tokens)
+    return read_activations(saes, features, residuals).sum(dim=1)
+
+
+class ResonanceScorer:
+    """Activation of each named feature: the summands of the Feature-Resonant Score."""
+
+    def __init__(self, saes: Mapping[str, str], features: Sequence[str]) -> None:
+        """Load the SAEs of the features' blocks.
+
+        Args:
+            saes: block, as text, -> folder of its SAE.
+            features: names as `L14/11575`.
+        """
+        self.features = [FeatureId.parse(name) for name in features]
+        self.columns = tuple(features)
+        self.layers = frozenset(feature.layer for feature in self.features)
+        self._saes = [load_sae(saes[str(layer)], layer) for layer in sorted(self.layers)]
+
+    def score(self, rows: pa.Table, residuals: Mapping[int, Tensor]) -> dict[str, np.ndarray]:
+        """Return the activations, one column a feature."""
+        values = read_activations(self._saes, self.features, residuals).double().numpy()
+        return {name: values[:, place] for place, name in enumerate(self.columns)}

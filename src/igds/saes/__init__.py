@@ -1,0 +1,1 @@
+"""Sparse autoencoders: one canonical form, read from and written to release formats."""

@@ -1,0 +1,1 @@
+"""SAE release formats, one file each: a folder in, the canonical SAE out."""

@@ -1,0 +1,141 @@
+"""The canonical sparse autoencoder: encode, encode some columns, decode; always in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Activation = Literal["relu", "jumprelu", "topk", "batchtopk"]
+
+_COLUMN_BLOCK = 4096
+"""Columns of the encoder that the running top-k reads at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SAE:
+    """One SAE on the output of one decoder block, in the spelling and orientation of SAELens.
+
+    Readers of release formats leave this one form: input scaling and decoder-norm rescaling are
+    folded into the weights.
+    """
+
+    layer: int
+    """Decoder block whose output is read, from 0."""
+    activation: Activation
+    """What turns pre-activations into activations; batchtopk uses its learned threshold."""
+    W_enc: Float[Tensor, "d_in d_sae"]
+    """Encoder, float32; column-contiguous from our readers, so that reading columns is cheap."""
+    W_dec: Float[Tensor, "d_sae d_in"]
+    """Decoder, float32."""
+    b_enc: Float[Tensor, " d_sae"]
+    """Encoder bias, float32."""
+    b_dec: Float[Tensor, " d_in"]
+    """Decoder bias, float32."""
+    threshold: Float[Tensor, " d_sae"] | None = None
+    """A feature is active over it (jumprelu, batchtopk); float32, whatever the weights were."""
+    k: int | None = None
+    """Features kept a token (topk)."""
+    apply_b_dec_to_input: bool = False
+    """Whether `b_dec` is subtracted before encoding."""
+    hook_name: str
+    """Hook point as the release names it."""
+    neuronpedia_id: str | None = None
+    """Name on Neuronpedia, as `gemma-2-2b/14-gemmascope-res-16k`."""
+    release: str
+    """Name of the release or folder."""
+    revision: str
+    """sha256 of the SAE's files: part of a feature's identity."""
+
+    def __post_init__(self) -> None:
+        """Refuse an activation without its parameter.
+
+        Raises:
+            ValueError: as said.
+        """
+        if self.activation in ("jumprelu", "batchtopk") and self.threshold is None:
+            raise ValueError(f"{self.release}: {self.activation} needs a threshold")
+        if self.activation == "topk" and not 1 <= (self.k or 0) <= self.d_sae:
+            raise ValueError(f"{self.release}: k should be 1 to {self.d_sae}, not {self.k}")
+
+    @property
+    def d_in(self) -> int:
+        """Return the width of the residual stream that is read."""
+        return self.W_enc.shape[0]
+
+    @property
+    def d_sae(self) -> int:
+        """Return the number of features."""
+        return self.W_enc.shape[1]
+
+    def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_sae"]:
+        """Return the activations of all features, 0 or more."""
+        pre = self._centred(x) @ self.W_enc + self.b_enc
+        if self.activation == "relu":
+            return pre.relu()
+        if self.threshold is not None:
+            return pre.relu() * (pre > self.threshold)
+        return pre.relu() * _largest(pre, self.k or 0)
+
+    def encode_columns(
+        self, x: Float[Tensor, "n d_in"], indices: Sequence[int]
+    ) -> Float[Tensor, "n columns"]:
+        """Return the activations of the named features, in their order, 0 or more.
+
+        Only their encoder columns are multiplied; TopK has to see all columns, a block at a time.
+        """
+        columns = torch.as_tensor(indices, dtype=torch.long)
+        if self.activation == "topk":
+            return self._topk_columns(x, columns)
+        pre = self._centred(x) @ self.W_enc.T[columns].T + self.b_enc[columns]
+        if self.threshold is None:
+            return pre.relu()
+        return pre.relu() * (pre > self.threshold[columns])
+
+    def decode(self, acts: Float[Tensor, "n d_sae"]) -> Float[Tensor, "n d_in"]:
+        """Return the reconstruction of the residual stream."""
+        return acts @ self.W_dec + self.b_dec
+
+    def decoder_rows(self, indices: Sequence[int]) -> Float[Tensor, "columns d_in"]:
+        """Return the directions that the named features write."""
+        return self.W_dec[torch.as_tensor(indices, dtype=torch.long)]
+
+    def decoder_norms(self) -> Float[Tensor, " d_sae"]:
+        """Return the length of each feature's direction."""
+        return self.W_dec.norm(dim=1)
+
+    def _centred(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
+        """Return the encoder's input in float32."""
+        return x.float() - self.b_dec if self.apply_b_dec_to_input else x.float()
+
+    def _topk_columns(self, x: Tensor, columns: Tensor) -> Float[Tensor, "n columns"]:
+        """Return the named features' activations by a running top-k over column blocks."""
+        centred, k = self._centred(x), self.k or 0
+        wanted = centred.new_empty(len(x), len(columns))
+        best = centred.new_empty(len(x), 0)
+        for start in range(0, self.d_sae, _COLUMN_BLOCK):
+            block = slice(start, start + _COLUMN_BLOCK)
+            pre = centred @ self.W_enc[:, block] + self.b_enc[block]
+            # Wanted values come from the same product as the cut, so rounding cannot part them.
+            here = (columns >= start) & (columns < start + _COLUMN_BLOCK)
+            wanted[:, here] = pre[:, columns[here] - start]
+            best = torch.cat([best, pre], dim=1)
+            best = best.topk(min(k, best.shape[1]), dim=1).values
+        cut = best[:, -1:]
+        acts = wanted.relu() * (wanted >= cut)
+        # A value equal to the cut is the k-th or a tie that lost: the full row decides.
+        unsure = ((wanted == cut) & (cut > 0)).any(dim=1)
+        if unsure.any():
+            acts[unsure] = self.encode(x[unsure])[:, columns]
+        return acts
+
+
+def _largest(pre: Float[Tensor, "n d_sae"], k: int) -> Bool[Tensor, "n d_sae"]:
+    """Return where the k largest of each row are; of equal values the lowest index wins."""
+    cut = pre.topk(k, dim=1).values[:, -1:]
+    keep, ties = pre > cut, pre == cut
+    return keep | (ties & (ties.cumsum(dim=1) <= k - keep.sum(dim=1, keepdim=True)))

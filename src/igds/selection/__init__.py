@@ -1,0 +1,1 @@
+"""From pool scores to the chosen rows: budgets, ties, tables."""

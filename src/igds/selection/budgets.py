@@ -1,0 +1,118 @@
+"""From pool scores to a selection: order, ties, budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt64
+
+from igds.config.schema import Budget
+from igds.errors import RequestError
+
+REASONS = ("top", "tie", "budget", "duplicate", "status")
+"""Why a row is in or out: `top` and `tie` may be selected; `tie` has the very score at the cut."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The result for every row, in pool order."""
+
+    rank: Int[np.ndarray, " rows"]
+    """1 is the highest pool score; 0 for a row without a score."""
+    selected: Bool[np.ndarray, " rows"]
+    """Whether the row is kept."""
+    reason: list[str]
+    """One of `REASONS`."""
+    cut: float | None
+    """Pool score of the last row kept; None when nothing is."""
+
+
+def rows_to_keep(budget: Budget, n_ok: int) -> int | None:
+    """Return the number of rows a `ratio` or `rows` budget keeps of `n_ok`; None for `tokens`.
+
+    A ratio is resolved in decimal arithmetic, halves up, so 0.145 of 100 is 15 on every machine;
+    at least one row is kept.
+
+    Raises:
+        RequestError: the budget asks for more rows than there are.
+    """
+    if budget.ratio is not None:
+        exact = Decimal(budget.ratio) * n_ok
+        return max(1, int(exact.quantize(Decimal(1), rounding=ROUND_HALF_UP)))
+    if budget.rows is not None and budget.rows > n_ok:
+        raise RequestError(
+            f"select.budget.rows is {budget.rows}, but only {n_ok} rows of the pool have status "
+            f"ok: ask for at most {n_ok}"
+        )
+    return budget.rows
+
+
+def ranking(
+    pool_score: Float[np.ndarray, " rows"], tie_break: UInt64[np.ndarray, " rows"]
+) -> Int[np.ndarray, " scored"]:
+    """Return positions of the rows that have a score, best first, ties by `tie_break` upwards."""
+    scored = np.flatnonzero(~np.isnan(pool_score))
+    return scored[np.lexsort((tie_break[scored], -pool_score[scored]))]
+
+
+def choose(
+    pool_score: Float[np.ndarray, " rows"],
+    *,
+    tie_break: UInt64[np.ndarray, " rows"],
+    duplicate: Bool[np.ndarray, " rows"],
+    n_tokens: Int[np.ndarray, " rows"],
+    n_ok: int,
+    budget: Budget,
+) -> Selection:
+    """Return which rows a budget keeps.
+
+    Args:
+        pool_score: any finite numbers; NaN marks a row without a score.
+        tie_break: seeded hashes of the row ids.
+        duplicate: rows that may not be chosen because an equal row stands before them.
+        n_tokens: prompt and response tokens of each row, for a `tokens` budget.
+        n_ok: index rows with status ok; a ratio is taken of them, whatever the method can score.
+        budget: how much to keep.
+
+    Raises:
+        RequestError: the pool has fewer eligible rows than the budget asks for, or the first row
+            alone is over a `tokens` budget.
+    """
+    order = ranking(pool_score, tie_break)
+    eligible = order[~duplicate[order]]
+    wanted = rows_to_keep(budget, n_ok)
+    if wanted is None:
+        wanted = _rows_that_fit(n_tokens[eligible], int(budget.tokens or 0))
+    if wanted > len(eligible) or not len(eligible):
+        raise RequestError(
+            f"the budget asks for {wanted} rows, but only {len(eligible)} can be chosen: "
+            f"{n_ok} rows have status ok, {len(order)} have a pool score, "
+            f"{len(order) - len(eligible)} of those are duplicates; lower select.budget"
+        )
+    chosen, left = eligible[:wanted], eligible[wanted:]
+    cut = float(pool_score[chosen[-1]])
+    reason = np.full(len(pool_score), "status", dtype=object)
+    reason[order] = "duplicate"
+    reason[chosen], reason[left] = "top", "budget"
+    if len(left) and pool_score[left[0]] == cut:
+        reason[eligible[pool_score[eligible] == cut]] = "tie"
+    rank = np.zeros(len(pool_score), dtype=np.int64)
+    rank[order] = np.arange(1, len(order) + 1)
+    selected = np.zeros(len(pool_score), dtype=bool)
+    selected[chosen] = True
+    return Selection(rank=rank, selected=selected, reason=reason.tolist(), cut=cut)
+
+
+def _rows_that_fit(n_tokens: Int[np.ndarray, " rows"], limit: int) -> int:
+    """Return how many rows, in order, fit into the limit before the first that does not."""
+    if not len(n_tokens):
+        return 0
+    fit = int(np.searchsorted(np.cumsum(n_tokens), limit, side="right"))
+    if fit == 0:
+        raise RequestError(
+            f"select.budget.tokens is {limit}, but the best row alone has {n_tokens[0]} tokens: "
+            "raise the budget"
+        )
+    return fit

@@ -1,0 +1,37 @@
+"""Which rows a page shows."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+GROUPS = ("best", "borderline", "worst")
+
+
+def showcase(selection: pa.Table, rows: int) -> pa.Table:
+    """Return row_id and group of the best, borderline and worst rows, `rows` each, none twice.
+
+    Borderline rows are those around the cut: the last that were selected and the first that were
+    not. Duplicates and rows without a pool score are left out.
+
+    Args:
+        selection: `select/selection.parquet`.
+        rows: rows a group.
+    """
+    scored = selection.filter(pc.is_valid(selection["rank"]))
+    scored = scored.filter(pc.not_equal(scored["reason"], "duplicate")).sort_by("rank")
+    total = len(scored)
+    cut = pc.sum(scored["selected"]).as_py() or 0
+    start = min(max(cut - rows // 2 - rows % 2, 0), max(total - rows, 0))
+    wanted = {
+        "best": range(min(rows, total)),
+        "worst": range(max(total - rows, 0), total),
+        "borderline": range(start, min(start + rows, total)),
+    }
+    group_of: dict[int, str] = {}
+    for group, places in wanted.items():
+        for place in places:
+            group_of.setdefault(place, group)
+    order = sorted(group_of, key=lambda place: (GROUPS.index(group_of[place]), place))
+    picked = scored["row_id"].take(pa.array(order, pa.int64()))
+    return pa.table({"row_id": picked, "group": [group_of[place] for place in order]})

@@ -1,0 +1,1 @@
+"""Statistics of paired deltas, ranks and separations: numpy in, numpy out."""
