@@ -1,0 +1,171 @@
+"""Stage order: run what is missing, skip what is done and unchanged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+import pyarrow as pa
+
+from igds.config.identity import dump_yaml
+from igds.config.load import ConfigFile
+from igds.errors import RequestError
+from igds.executors.make import make_executor
+from igds.progress import Progress, make_progress
+from igds.runs.folder import RunFolder
+from igds.runs.lock import RunLock
+from igds.runs.memory import peak_rss_mb
+from igds.runs.stage import stage_state
+from igds.stages.context import Context
+
+STAGES = ("index", "recall", "intervene", "score", "select", "report")
+"""All stages in order; `index` always runs, the others when the configuration has a section."""
+
+RECORDED = ("igds", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "safetensors")
+"""Packages whose versions go into the manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run, its results as Arrow tables."""
+
+    folder: RunFolder
+    """Where everything is."""
+
+    @property
+    def features(self) -> pa.Table:
+        """Return `recall/features.parquet`: one row an SAE feature."""
+        return self.folder.table("recall/features.parquet")
+
+    @property
+    def effects(self) -> pa.Table:
+        """Return `intervene/effects.parquet`: one row a feature and split."""
+        return self.folder.table("intervene/effects.parquet")
+
+    def pool_scores(self, method: str = "igds") -> pa.Table:
+        """Return `score/<method>/`: row_id, status and the method's raw columns, in pool order."""
+        return self.folder.table(f"score/{method}")
+
+    @property
+    def selection(self) -> pa.Table:
+        """Return `select/selection.parquet`: one row a pool row, in pool order."""
+        return self.folder.table("select/selection.parquet")
+
+    @property
+    def report(self) -> Path:
+        """Return the path of the page."""
+        return self.folder.path / "report" / "index.html"
+
+
+def run(
+    file: ConfigFile,
+    *,
+    until: str | None = None,
+    only: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Run:
+    """Run the stages a configuration asks for and return the run.
+
+    Args:
+        file: what `igds.load_config` returns.
+        until: last stage to run.
+        only: the one stage to run; those before it must be there.
+        overwrite: replace stages that were made by other settings or inputs.
+        progress: where progress goes; a bar or plain lines on stderr by default.
+
+    Raises:
+        RequestError: the configuration or the data cannot be used, or the run folder holds the
+            work of another configuration, or another process.
+        WorkError: the work failed, and can be resumed by the same call.
+    """
+    config = file.config
+    folder = RunFolder(file.base / config.runs_dir / config.name)
+    executor = make_executor(config.runtime)
+    context = Context(
+        config=config,
+        base=file.base,
+        run=folder,
+        executor=executor,
+        progress=progress or make_progress(),
+        overwrite=overwrite,
+    )
+    wanted = _wanted(context, until, only)
+    with RunLock(folder.path), executor:
+        # A run that is refused must leave the record of the one that is there as it was.
+        if not folder.manifest():
+            _describe(context)
+        for name in wanted:
+            with _recorded(folder, name):
+                import_module(f"igds.stages.{name}").run(context)
+        _describe(context)
+    return Run(folder)
+
+
+def _wanted(context: Context, until: str | None, only: str | None) -> list[str]:
+    """Return the stages to run, in order.
+
+    Raises:
+        RequestError: a stage that is asked for has no section, or its inputs are not there.
+    """
+    config = context.config
+    present = [name for name in STAGES if name == "index" or getattr(config, name) is not None]
+    asked = only or until
+    if asked is not None and asked not in present:
+        raise RequestError(f"the configuration has no section {asked!r}: add one to run the stage")
+    if only is not None:
+        before = present[: present.index(only)]
+        missing = [name for name in before if not _is_there(context, name)]
+        if missing:
+            raise RequestError(
+                f"igds {only} needs the stage {missing[0]!r}, which is not done: run "
+                f"`igds run CONFIG --until {only}`"
+            )
+        return [only]
+    return present[: present.index(until) + 1] if until else present
+
+
+def _is_there(context: Context, name: str) -> bool:
+    """Return whether a stage's results are committed."""
+    if name == "score":
+        methods = context.config.score.methods if context.config.score else ()
+        return all(_is_there(context, f"score/{method}") for method in methods)
+    return stage_state(context.run.path / name) == "done"
+
+
+@contextmanager
+def _recorded(folder: RunFolder, name: str) -> Iterator[None]:
+    """Write a stage's start, end and failure to the events, its cost to the manifest."""
+    started = time.monotonic()
+    done = stage_state(folder.path / name) == "done"
+    folder.event("stage_started", stage=name)
+    try:
+        yield
+    except BaseException as error:
+        folder.event("stage_failed", stage=name, error=f"{type(error).__name__}: {error}")
+        raise
+    seconds = round(time.monotonic() - started, 3)
+    folder.event("stage_finished", stage=name, seconds=seconds)
+    if not done:
+        cost = {"seconds": seconds, "driver_peak_rss_mb": round(peak_rss_mb(), 1)}
+        folder.update_manifest({"stages": {name: cost}})
+
+
+def _describe(context: Context) -> None:
+    """Write `config.yaml`, and what the manifest says of the run as a whole."""
+    context.run.write_config(dump_yaml(context.config))
+    model = context.model
+    facts = {
+        "name": context.config.name,
+        "seed": context.config.seed,
+        "versions": {package: version(package) for package in RECORDED},
+        "model": {"id": model.id, "revision": model.revision, **context.model_identity},
+        "saes": context.sae_identity,
+        "plan": context.plan(),
+    }
+    context.run.update_manifest(facts)

@@ -1,0 +1,1 @@
+"""The report: one HTML page that is read without network."""

@@ -1,0 +1,257 @@
+"""A run folder's artifacts read into frozen values; nothing is computed here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from ruamel.yaml import YAML
+
+from igds.errors import RequestError
+from igds.features import FeatureId
+from igds.reporting.artifacts import read_json, read_parts, read_table, require_keys
+from igds.reporting.values import (
+    Effect,
+    Interval,
+    Intervene,
+    Pool,
+    Quality,
+    Recall,
+    Recalled,
+    Run,
+    ShownRow,
+    Strip,
+)
+
+GROUPS = ("best", "borderline", "worst")
+
+
+def read_run(folder: Path, token_activations: Path) -> Run:
+    """Return the artifacts of a run folder.
+
+    Args:
+        folder: the run folder.
+        token_activations: file of the rows to show token by token; none are shown when it is not
+            there.
+
+    Raises:
+        RequestError: an artifact of a stage that has run misses, or lacks a column or key.
+    """
+    text = _config_text(folder / "config.yaml")
+    return Run(
+        config=YAML(typ="safe", pure=True).load(text),
+        config_text=text,
+        manifest=_manifest(folder / "manifest.json"),
+        index=_index(folder / "index" / "summary.json"),
+        recall=_recall(folder / "recall") if (folder / "recall").is_dir() else None,
+        intervene=_intervene(folder / "intervene") if (folder / "intervene").is_dir() else None,
+        methods=_methods(folder / "score"),
+        pool=_pool(folder) if (folder / "select").is_dir() else None,
+        rows=_shown_rows(folder, token_activations),
+    )
+
+
+def _config_text(path: Path) -> str:
+    if not path.is_file():
+        raise RequestError(f"{path} is missing: {path.parent} is not a run folder")
+    return path.read_text(encoding="utf-8")
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    manifest = read_json(path, ("name", "seed", "versions", "model", "saes", "stages"))
+    for name, stage in manifest["stages"].items():
+        require_keys(path, f"stages.{name}", ("seconds",), stage)
+    return manifest
+
+
+def _index(path: Path) -> dict[str, Any]:
+    summary = read_json(path, ("sets", "template", "rendering_hash", "overlaps"))
+    for name, data_set in summary["sets"].items():
+        require_keys(path, f"sets.{name}", ("rows", "status", "tokens"), data_set)
+    for place, overlap in enumerate(summary["overlaps"]):
+        require_keys(path, f"overlaps.{place}", ("a", "b", "rows", "ngrams"), overlap)
+    return summary
+
+
+def _recall(folder: Path) -> Recall:
+    path = folder / "features.parquet"
+    every = read_table(path, ("layer", "frequency", "recalled"))
+    layers = every.column("layer").to_numpy()
+    recalled = every.column("recalled").to_numpy(zero_copy_only=False).astype(bool)
+    counts = Counter(layers[recalled].tolist())
+    return Recall(
+        features=_recalled_features(path),
+        per_layer={layer: counts[layer] for layer in np.unique(layers).tolist()},
+        measured=every.num_rows,
+        highest_frequency=float(every.column("frequency").to_numpy().max()),
+        quality=_quality(folder / "quality.json"),
+    )
+
+
+def _recalled_features(path: Path) -> dict[FeatureId, Recalled]:
+    plain = ("frequency", "control_frequency", "mean_activation", "max_activation")
+    rest = ("specificity", "specificity_low", "specificity_high", "template_specificity")
+    columns = ("layer", "index", *plain, *rest)
+    table = read_table(path, columns, where=pc.field("recalled"))
+    features = (
+        Recalled(
+            id=FeatureId(row["layer"], row["index"]),
+            **{name: _number(row[name]) for name in (*plain, "template_specificity")},
+            specificity=_interval(row, "specificity", "specificity"),
+        )
+        for row in table.sort_by([("layer", "ascending"), ("index", "ascending")]).to_pylist()
+    )
+    return {feature.id: feature for feature in features}
+
+
+def _quality(path: Path) -> dict[int, Quality]:
+    names = ("release", "revision", "neuronpedia_id")
+    numbers = ("explained_variance", "l0", "dead_share")
+    found = {}
+    for layer, values in read_json(path).items():
+        require_keys(path, layer, (*names, *numbers), values)
+        found[int(layer.removeprefix("L"))] = Quality(**_fields(values, names, numbers))
+    return found
+
+
+def _intervene(folder: Path) -> Intervene:
+    keys = ("outcome", "features", "order", "reason", "refused", "screen_spearman")
+    found = read_json(folder / "task_features.json", keys)
+    return Intervene(
+        outcome=found["outcome"],
+        reason=found["reason"] or "",
+        task_features=tuple(FeatureId.parse(name) for name in found["features"]),
+        order=tuple(FeatureId.parse(name) for name in found["order"]),
+        refused={FeatureId.parse(name): why for name, why in found["refused"].items()},
+        screen_spearman=_number(found["screen_spearman"]),
+        effects=_effects(folder / "effects.parquet"),
+        promoted=_promoted(folder / "promoted.parquet"),
+    )
+
+
+def _effects(path: Path) -> dict[tuple[FeatureId, str], Effect]:
+    intervals = {
+        "delta": "delta",
+        "contrast": "delta_contrast",
+        "without_first_5": "delta_without_first_5",
+    }
+    plain = ("n", "active", "coefficient", "label", "screen")
+    ends = [f"{stem}_{end}" for stem in intervals for end in ("low", "high")]
+    table = read_table(path, ("feature", "split", *plain, *intervals.values(), *ends))
+    return {
+        (FeatureId.parse(row["feature"]), row["split"]): Effect(
+            n=row["n"],
+            active=row["active"],
+            coefficient=row["coefficient"],
+            label=row["label"] or "",
+            screen=_number(row["screen"]),
+            **{stem: _interval(row, value, stem) for stem, value in intervals.items()},
+        )
+        for row in table.to_pylist()
+    }
+
+
+def _promoted(path: Path) -> dict[FeatureId, tuple[tuple[str, float], ...]]:
+    table = read_table(path, ("feature", "rank", "token", "logit"))
+    found: dict[FeatureId, tuple[tuple[str, float], ...]] = {}
+    for row in table.sort_by("rank").to_pylist():
+        feature = FeatureId.parse(row["feature"])
+        found[feature] = (*found.get(feature, ()), (row["token"], row["logit"]))
+    return found
+
+
+def _methods(folder: Path) -> dict[str, dict[str, int]]:
+    # A suffix marks a folder that is still being written, or replaced.
+    done = sorted(path.parent for path in folder.glob("*/method.json") if not path.parent.suffix)
+    return {path.name: _method_statuses(path) for path in done}
+
+
+def _method_statuses(folder: Path) -> dict[str, int]:
+    """Return status -> rows of a method; ok rows that it gave no value count as `no_value`."""
+    columns = list(read_json(folder / "method.json", ("weights",))["weights"])
+    table = read_parts(folder, "shard-*.parquet", ("status", *columns))
+    valued = np.all([table.column(name).is_valid().to_numpy() for name in columns], axis=0)
+    status = table.column("status").to_numpy(zero_copy_only=False)
+    named = np.where((status == "ok") & ~valued, "no_value", status)
+    return dict(Counter(named.tolist()))
+
+
+def _pool(folder: Path) -> Pool:
+    path = folder / "select" / "selection.parquet"
+    selection = read_table(path, ("row_id", "pool_score", "selected"))
+    index = read_parts(folder / "index", "rows-*.parquet", ("row_id", "n_prompt_tokens"))
+    if not selection.column("row_id").equals(index.column("row_id")):
+        raise RequestError(f"{path} is not of this index: run `igds select` again")
+    plain = ("method", "budget", "scored", "reasons", "tied_at_cut", "tied_at_cut_selected")
+    numbers = ("cut", "share_zero", "spearman_prompt_length")
+    summary = read_json(folder / "select" / "summary.json", (*plain, *numbers, "selected"))
+    return Pool(
+        score=_floats(selection.column("pool_score")),
+        selected=selection.column("selected").to_numpy().astype(bool),
+        prompt_tokens=_floats(index.column("n_prompt_tokens")),
+        n_selected=summary["selected"],
+        **_fields(summary, plain, numbers),
+    )
+
+
+def _shown_rows(folder: Path, path: Path) -> tuple[ShownRow, ...]:
+    if not path.is_file():
+        return ()
+    columns = ("row_id", "group", "feature", "tokens", "activations")
+    strips: dict[tuple[str, str], list[Strip]] = {}
+    for row in read_table(path, columns).to_pylist():
+        strip = Strip(
+            feature=FeatureId.parse(row["feature"]),
+            tokens=tuple(row["tokens"]),
+            activations=tuple(row["activations"]),
+        )
+        strips.setdefault((row["group"], row["row_id"]), []).append(strip)
+    facts = _row_facts(folder, {row_id for _, row_id in strips})
+    rows = [
+        ShownRow(group=group, strips=tuple(found), **facts[row_id])
+        for (group, row_id), found in strips.items()
+    ]
+    last = len(rows) + max((row.rank or 0 for row in rows), default=0)
+    return tuple(sorted(rows, key=lambda row: (GROUPS.index(row.group), row.rank or last)))
+
+
+def _row_facts(folder: Path, row_ids: set[str]) -> dict[str, dict[str, Any]]:
+    """Return what the index and the selection say of the named rows, by row id."""
+    wanted = pc.field("row_id").isin(pa.array(sorted(row_ids), pa.string()))
+    from_index = ("row_id", "source", "ordinal", "response")
+    from_selection = ("row_id", "pool_score", "rank", "selected", "reason")
+    index = read_parts(folder / "index", "rows-*.parquet", from_index, where=wanted)
+    selection = read_table(folder / "select" / "selection.parquet", from_selection, where=wanted)
+    chosen = {row["row_id"]: row for row in selection.to_pylist()}
+    facts = {row["row_id"]: row | chosen[row["row_id"]] for row in index.to_pylist()}
+    for row in facts.values():
+        row["pool_score"] = _number(row["pool_score"])
+    return facts
+
+
+def _interval(row: Mapping[str, Any], value: str, stem: str) -> Interval:
+    ends = (_number(row[f"{stem}_{end}"]) for end in ("low", "high"))
+    low, high = ends
+    return Interval(value=_number(row[value]), low=low, high=high)
+
+
+def _fields(
+    values: Mapping[str, Any], plain: Sequence[str], numbers: Sequence[str]
+) -> dict[str, Any]:
+    """Return the named values, those of `numbers` with NaN for null."""
+    found = {name: values[name] for name in plain}
+    return found | {name: _number(values[name]) for name in numbers}
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _floats(column: pa.ChunkedArray) -> np.ndarray:
+    """Return float64 values with NaN for nulls."""
+    return column.cast(pa.float64()).to_numpy(zero_copy_only=False)

@@ -1,0 +1,183 @@
+"""The page: collected values put into words, tables and figures, every string escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from igds.features import FeatureId
+from igds.reporting import figures, summaries, text
+from igds.reporting.collect import GROUPS, read_run
+from igds.reporting.strips import ColouredStrip, colour, heat_scale
+from igds.reporting.values import Intervene, Run, ShownRow
+
+TOKEN_ACTIVATIONS = "token_activations.parquet"
+LONGEST_RESPONSE = 2000
+"""Characters of a response that are shown."""
+COSTS = {
+    "driver_peak_rss_mb": "Peak memory of the driver, MB",
+    "peak_rss_mb": "Peak memory, MB",
+    "workers": "Workers",
+    "started": "Started",
+}
+"""What the manifest records of a stage -> column title."""
+FILTERS = ("number", "signed", "compact", "percent", "count", "duration", "chip", "flatten")
+"""Functions of `igds.reporting.text` that templates use."""
+ELSEWHERE = ("name", "seed", "versions", "stages")
+"""Parts of the manifest that the page shows on their own; the rest are identities."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """A reservation that stands above everything else."""
+
+    words: str
+    """Two or three words in capitals."""
+    lines: tuple[str, ...]
+    """What they mean; empty lines are not shown."""
+
+
+def write_report(run_folder: Path, output: Path, rows_folder: Path | None = None) -> None:
+    """Write the page of a run, whatever stages it has, as one file that needs no network.
+
+    Args:
+        run_folder: the run.
+        output: HTML file to write.
+        rows_folder: folder of `token_activations.parquet`, the run's `report` by default; no rows
+            are shown when the file is not there.
+
+    Raises:
+        RequestError: an artifact of a stage that has run misses, or lacks a column or key.
+    """
+    page = render(read_run(run_folder, (rows_folder or run_folder / "report") / TOKEN_ACTIVATIONS))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_bytes(page.encode())
+
+
+def render(run: Run) -> str:
+    """Return the page's HTML."""
+    named = run.intervene.task_features if run.intervene else ()
+    measured = run.intervene.order if run.intervene else ()
+    recalled = run.recall.features.values() if run.recall else ()
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        run=run,
+        stamps=stamps(run),
+        figures=_figures(run, named),
+        deltas=_delta_scale(run.intervene),
+        others=[feature for feature in measured if feature not in named],
+        links=neuronpedia_links(run),
+        shared=[feature for feature in recalled if summaries.equally_frequent(feature)],
+        groups=_groups(run.rows),
+        heat=heat_scale(run.rows),
+        statuses=summaries.status_table(run.methods, _pool_statuses(run)),
+        longest_response=LONGEST_RESPONSE,
+        costs=_costs(run),
+        identities={key: run.manifest[key] for key in run.manifest if key not in ELSEWHERE},
+    )
+
+
+def stamps(run: Run) -> list[Stamp]:
+    """Return all that a reader must know before any number."""
+    found = []
+    if run.intervene and run.intervene.outcome == "unconfirmed":
+        words = (
+            "No feature has passed a confirmation test. The features, pool scores and selection "
+            "on this page rest on unconfirmed evidence."
+        )
+        found.append(Stamp(words="UNCONFIRMED", lines=(words, run.intervene.reason)))
+    if run.intervene and run.intervene.outcome == "none":
+        found.append(Stamp(words="NO TASK FEATURE", lines=(run.intervene.reason,)))
+    if run.config["data"].get("overlap") == "allow":
+        words = "This run goes on although its data sets may share rows or 13-word runs."
+        count = len(run.index["overlaps"])
+        found.append(
+            Stamp(
+                words="OVERLAP ALLOWED",
+                lines=(words, f"Pairs of sets that do: {count}; they are listed under The run."),
+            )
+        )
+    return found
+
+
+def neuronpedia_links(run: Run) -> dict[FeatureId, str]:
+    """Return the Neuronpedia page of each measured feature whose SAE names one."""
+    if run.intervene is None or run.recall is None:
+        return {}
+    saes = run.recall.quality
+    names = {key: saes[key.layer].neuronpedia_id for key, _ in run.intervene.effects}
+    return {
+        key: f"https://www.neuronpedia.org/{quote(name)}/{key.index}"
+        for key, name in names.items()
+        if name
+    }
+
+
+def _groups(rows: Sequence[ShownRow]) -> dict[str, list[tuple[ShownRow, list[ColouredStrip]]]]:
+    """Return group -> its rows with their coloured strips."""
+    scale = heat_scale(rows)
+    groups: dict[str, list[tuple[ShownRow, list[ColouredStrip]]]] = {name: [] for name in GROUPS}
+    for row in rows:
+        groups[row.group].append((row, [colour(s, scale[s.feature]) for s in row.strips]))
+    return groups
+
+
+def _figures(run: Run, named: Sequence[FeatureId]) -> dict[str, Markup]:
+    """Return the figures of the stages that have run, by name."""
+    drawn = {}
+    if run.recall:
+        drawn["layers"] = figures.recalled_per_layer(run.recall)
+        drawn["specificity"] = figures.specificity_by_frequency(run.recall, named)
+    if run.pool and run.pool.scored:
+        drawn["scores"] = figures.score_distribution(run.pool)
+        drawn["length"] = figures.score_by_length(run.pool)
+    return {name: Markup(svg) for name, svg in drawn.items()}
+
+
+def _delta_scale(intervene: Intervene | None) -> tuple[float, float]:
+    """Return one axis for every delta of the page, so that whiskers compare."""
+    effects = intervene.effects if intervene else {}
+    shown = [effect for (_, split), effect in effects.items() if split != "S1"]
+    return summaries.whisker_scale(
+        [x for effect in shown for x in (effect.delta, effect.contrast, effect.without_first_5)]
+    )
+
+
+def _pool_statuses(run: Run) -> dict[str, int]:
+    """Return status -> rows of the pool's index, empty when the run has no pool."""
+    pool = run.index["sets"].get("pool")
+    return pool["status"] if pool else {}
+
+
+def _costs(run: Run) -> dict[str, str]:
+    """Return what the manifest records of a stage beside its time -> column title."""
+    keys: dict[str, None] = {key: None for s in run.manifest["stages"].values() for key in s}
+    return {key: COSTS.get(key, key) for key in keys if key != "seconds"}
+
+
+def _environment() -> Environment:
+    """Return the template engine: all is escaped, unknown names fail, hidden characters show."""
+    environment = Environment(
+        loader=PackageLoader("igds.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {name: getattr(text, name) for name in FILTERS}
+    environment.globals["whisker"] = summaries.whisker
+    environment.globals["equally_frequent"] = summaries.equally_frequent
+    return environment
+
+
+def _finalize(value: Any) -> Any:
+    """Return a value as the page may hold it: its own markup as is, strings made visible."""
+    hostile = isinstance(value, str) and not isinstance(value, Markup)
+    return text.visible(value) if hostile else value

@@ -1,0 +1,52 @@
+"""What the page says about the artifacts: pure functions of collected values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from igds.reporting.values import Interval, Recalled
+
+EQUAL_FREQUENCY = 0.05
+"""A control frequency at most this far below the task's counts as equal."""
+
+
+def equally_frequent(feature: Recalled) -> bool:
+    """Return whether a feature is as frequent on control rows as on the task's (PITFALLS 2)."""
+    return feature.control_frequency >= feature.frequency - EQUAL_FREQUENCY
+
+
+def status_table(
+    methods: Mapping[str, Mapping[str, int]], index: Mapping[str, int]
+) -> tuple[list[str], list[tuple[str, list[int]]]]:
+    """Return column names and, for each status, its rows in the index and under each method."""
+    columns = {"index": index, **methods}
+    statuses = {status for counts in columns.values() for status in counts}
+    ordered = sorted(statuses, key=lambda status: (status != "ok", status))
+    rows = [(status, [counts.get(status, 0) for counts in columns.values()]) for status in ordered]
+    return list(columns), rows
+
+
+def whisker_scale(intervals: Sequence[Interval]) -> tuple[float, float]:
+    """Return the ends of an axis that holds 0 and every finite value and interval end."""
+    numbers = [x for item in intervals for x in (item.value, item.low, item.high)]
+    finite = [x for x in numbers if np.isfinite(x)]
+    low, high = min([0.0, *finite]), max([0.0, *finite])
+    margin = 0.04 * (high - low) or 1.0
+    return low - margin, high + margin
+
+
+def whisker(interval: Interval, scale: tuple[float, float]) -> dict[str, float]:
+    """Return where an interval's marks stand on an axis, in percent of its width."""
+    low, high = scale
+
+    def place(x: float) -> float:
+        return round(100 * (x - low) / (high - low), 2)
+
+    return {
+        "zero": place(0.0),
+        "dot": place(interval.value),
+        "start": place(interval.low),
+        "width": round(place(interval.high) - place(interval.low), 2),
+    }

@@ -1,0 +1,178 @@
+"""What the report shows of a run: frozen values, as the stages wrote them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from igds.features import FeatureId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A number with the ends of its interval; NaN where it was not measured."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recalled:
+    """One recalled feature as the recall stage measured it."""
+
+    id: FeatureId
+    frequency: float
+    """Share of prior prompts on which it is active, 0-1."""
+    control_frequency: float
+    """The same on rows of other tasks in the task's template, 0-1."""
+    mean_activation: float
+    max_activation: float
+    specificity: Interval
+    """AUROC of its activation, task against control prompts, 0-1."""
+    template_specificity: float
+    """AUROC, task rows in the task's template against task rows in other templates, 0-1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """One SAE, and how well it fits at the read position."""
+
+    release: str
+    revision: str
+    """Content hash of its settings and weights."""
+    neuronpedia_id: str | None
+    """Its name on neuronpedia.org, as `gemma-2-2b/14-gemmascope-res-16k`."""
+    explained_variance: float
+    l0: float
+    dead_share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recall:
+    """The recall stage."""
+
+    features: dict[FeatureId, Recalled]
+    """Recalled features only, by layer and index."""
+    per_layer: dict[int, int]
+    """Block -> number of recalled features, zeros included."""
+    measured: int
+    """Features whose frequency was measured, all SAEs together."""
+    highest_frequency: float
+    quality: dict[int, Quality]
+    """Block -> quality of its SAE."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """One feature's amplification on one split, in nats per response token."""
+
+    n: int
+    """Prompts of the split."""
+    active: int
+    """Prompts on which the feature is active: amplification does nothing on the others."""
+    coefficient: float
+    delta: Interval
+    contrast: Interval
+    """Delta minus the delta on another row's response."""
+    without_first_5: Interval
+    """Delta on the response without its first five tokens."""
+    label: str
+    screen: float
+    """Gradient estimate of the delta."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intervene:
+    """The intervention stage."""
+
+    outcome: str
+    """`none`, or how sure the task features are."""
+    reason: str
+    task_features: tuple[FeatureId, ...]
+    order: tuple[FeatureId, ...]
+    """Features measured on S2, best first."""
+    effects: dict[tuple[FeatureId, str], Effect]
+    """(feature, split) -> effect."""
+    refused: dict[FeatureId, str]
+    """Features passed over before the choice was made -> why."""
+    screen_spearman: float
+    """Rank agreement of the gradient screen with the exact deltas on S1, -1 to 1."""
+    promoted: dict[FeatureId, tuple[tuple[str, float], ...]]
+    """Tokens that the decoder row raises most, with their logits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """The selection: its columns in pool order, and the facts the stage recorded."""
+
+    score: Float[np.ndarray, " rows"]
+    """Pool score, NaN where there is none."""
+    selected: Bool[np.ndarray, " rows"]
+    prompt_tokens: Float[np.ndarray, " rows"]
+    """Prompt tokens, NaN where the prompt was never tokenized."""
+    method: str
+    budget: dict[str, Any]
+    scored: int
+    """Rows with a pool score."""
+    n_selected: int
+    reasons: dict[str, int]
+    """Why rows were chosen or left out -> rows."""
+    cut: float
+    """Lowest pool score that was selected."""
+    tied_at_cut: int
+    """Rows whose pool score is the cut."""
+    tied_at_cut_selected: int
+    share_zero: float
+    """Share of pool scores that are exactly 0."""
+    spearman_prompt_length: float
+    """Rank correlation of pool score and prompt tokens, -1 to 1; NaN when one is constant."""
+
+    @property
+    def cut_in_tie(self) -> bool:
+        """Return whether rows of one score were parted by the cut."""
+        return 0 < self.tied_at_cut_selected < self.tied_at_cut
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strip:
+    """The activations of one feature along one prompt."""
+
+    feature: FeatureId
+    tokens: tuple[str, ...]
+    activations: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownRow:
+    """One row of the pool that the report shows token by token."""
+
+    row_id: str
+    group: str
+    source: str
+    ordinal: int
+    response: str | None
+    pool_score: float
+    rank: int | None
+    selected: bool
+    reason: str
+    strips: tuple[Strip, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """All that the report shows of one run; None for a stage that has not run."""
+
+    config: dict[str, Any]
+    config_text: str
+    manifest: dict[str, Any]
+    index: dict[str, Any]
+    recall: Recall | None
+    intervene: Intervene | None
+    methods: dict[str, dict[str, int]]
+    """Scoring method -> status -> rows."""
+    pool: Pool | None
+    rows: tuple[ShownRow, ...]

@@ -1,0 +1,188 @@
+"""What every stage is given: the configuration with all names resolved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from igds.config.identity import digest, to_plain
+from igds.config.schema import Config, Model
+from igds.data.splits import SPLITS
+from igds.data.templates import Template, parse_template
+from igds.executors.base import Executor, WorkerSpec
+from igds.executors.make import worker_threads
+from igds.features import FeatureId
+from igds.progress import Progress
+from igds.runs.folder import RunFolder
+from igds.runs.stage import Stage, committed_identity, stage_state
+from igds.tasks.base import Task
+from igds.tasks.registry import load_task
+
+if TYPE_CHECKING:
+    from igds.models.load import ModelSpec
+    from igds.saes.sae import SAE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """One run in progress."""
+
+    config: Config
+    """The configuration."""
+    base: Path
+    """Folder that relative paths start from: that of the config file."""
+    run: RunFolder
+    """Where everything is written."""
+    executor: Executor
+    """Where shards run."""
+    progress: Progress
+    """Where progress and notes go."""
+    overwrite: bool
+    """Replace finished stages whose identity differs."""
+
+    @cached_property
+    def task(self) -> Task:
+        """Return the task."""
+        return load_task(self.config.task, self.base)
+
+    @cached_property
+    def template(self) -> Template:
+        """Return the template of every task prompt."""
+        return parse_template(self.config.prompts.template or self.task.template)
+
+    @cached_property
+    def model(self) -> ModelSpec:
+        """Return the identification model, found and with every `auto` decided."""
+        from igds.models.load import resolve_model
+
+        return resolve_model(self.config.model, self.config.runtime.device, self.base)
+
+    @cached_property
+    def train_model(self) -> ModelSpec | None:
+        """Return the model that will be fine-tuned, when it is another one."""
+        from igds.models.load import resolve_model
+
+        name = self.config.model.train_id
+        if name is None:
+            return None
+        return resolve_model(Model(id=name, dtype="float32"), "cpu", self.base)
+
+    @cached_property
+    def model_identity(self) -> dict[str, Any]:
+        """Return what makes two models the same."""
+        from igds.models.load import model_identity
+
+        return model_identity(self.model)
+
+    @cached_property
+    def sae_paths(self) -> dict[int, str]:
+        """Return block -> SAE folder, by block; checked against the model's shape."""
+        from igds.models.load import describe
+        from igds.saes.load import locate_saes
+
+        shape = describe(self.model)
+        return locate_saes(self.config.saes, self.base, shape.d_model, shape.n_blocks)
+
+    def load_sae(self, layer: int) -> SAE:
+        """Return the SAE of a block, under the release name that the configuration gives it."""
+        from igds.saes.load import load_sae
+
+        path = Path(self.sae_paths[layer])
+        named = {(self.base / Path(s.path).expanduser()).resolve(): s for s in self.config.saes}
+        return load_sae(path, layer, named[path].release)
+
+    @cached_property
+    def sae_identity(self) -> dict[str, str]:
+        """Return block -> sha256 of the SAE's files."""
+        from igds.saes.load import sae_revision
+
+        return {f"L{layer}": sae_revision(path) for layer, path in self.sae_paths.items()}
+
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Return rows wanted for S1, S2 and S3; empty when nothing will be intervened on."""
+        settings = self.config.intervene
+        if settings is None:
+            return {}
+        sizes = (settings.screen_rows, settings.order_rows, settings.confirm_rows)
+        return dict(zip(SPLITS, sizes, strict=True))
+
+    @property
+    def task_features(self) -> tuple[FeatureId, ...]:
+        """Return F_task; empty when the intervene stage chose none or has not run."""
+        if not self.has_stage("intervene"):
+            return ()
+        return tuple(FeatureId.parse(name) for name in self.outcome["features"])
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """Return `intervene/task_features.json`."""
+        return json.loads((self.run.path / "intervene" / "task_features.json").read_text())
+
+    def has_stage(self, name: str) -> bool:
+        """Return whether a stage is committed."""
+        return stage_state(self.run.path / name) == "done"
+
+    def stage_identity(self, version: int, **parts: Any) -> dict[str, Any]:
+        """Return a stage's identity: its code's version, its settings and its inputs."""
+        return {"version": version, **{name: to_plain(part) for name, part in parts.items()}}
+
+    def open_stage(self, name: str, identity: Mapping[str, Any], **options: Any) -> Stage:
+        """Return the stage's folder: done, or ready to write under the plan of its first start."""
+        return Stage.open(
+            self.run.path / name,
+            identity=dict(identity),
+            plan=self.plan(),
+            overwrite=self.overwrite,
+            **options,
+        )
+
+    def plan(self) -> dict[str, Any]:
+        """Return what fixes the bytes of a result beside its identity."""
+        runtime = self.config.runtime
+        return {
+            "batch_tokens": runtime.batch_tokens,
+            "shard_rows": runtime.shard_rows,
+            "threads": worker_threads(runtime),
+            "device": self.model.device.partition(":")[0],
+        }
+
+    def input_identity(self, *stages: str) -> dict[str, str]:
+        """Return stage -> digest of the identity it was committed with."""
+        return {name: digest(committed_identity(self.run.path / name)) for name in stages}
+
+    def run_shards(
+        self,
+        work: str,
+        arguments: Mapping[str, Any],
+        shards: Sequence[Mapping[str, Any]],
+        plan: Mapping[str, Any],
+        on_result: Any,
+        label: str,
+    ) -> None:
+        """Run the shards on the executor; each result reaches `on_result(place, table)` once."""
+        if not shards:
+            return
+        spec = WorkerSpec(
+            work=work,
+            arguments={
+                "model": asdict(self.model),
+                "threads": plan["threads"],
+                **arguments,
+            },
+            threads=plan["threads"],
+        )
+        with self.progress.task(label, len(shards)) as bar:
+
+            def deliver(place: int, table: pa.Table) -> None:
+                on_result(place, table)
+                bar.advance(1)
+
+            self.executor.run(spec, list(shards), deliver)
+        self.run.event("workers", work=label, peak_rss_mb=self.executor.peak_rss_mb)

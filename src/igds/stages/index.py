@@ -1,0 +1,132 @@
+"""Index: one pass over each set of rows, then the check that the sets are disjoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from igds.config.schema import Source
+from igds.data.identity import rendering_hash, source_identity
+from igds.data.index import IndexSummary, build_index
+from igds.data.overlap import Overlap, check_overlap
+from igds.data.templates import parse_template
+from igds.errors import RequestError
+from igds.models.load import describe, load_tokenizer, tokenizer_identity
+from igds.stages.context import Context
+from igds.tasks.registry import task_identity
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+VERSION = 1
+CHECKED = ("prior", "validation", "control", "pool", "test")
+"""Sets that must be disjoint (PITFALLS 17)."""
+
+
+class Set(NamedTuple):
+    """One set of rows and how it is rendered."""
+
+    folder: str
+    """Folder below `index/`; the pool's is `index/` itself."""
+    sources: Sequence[Source]
+    needs_response: bool
+    other_templates: bool = False
+
+
+def run(context: Context) -> None:
+    """Write `index/`: the rows of every set, and `summary.json`."""
+    sets = {name: entry for name, entry in _sets(context).items() if entry.sources}
+    # A pass that was cut short has nothing worth keeping: other settings may take its place.
+    fresh = not context.has_stage("index")
+    stage = context.open_stage("index", _identity(context, sets), replace=fresh)
+    if stage.done:
+        return
+    others = tuple(parse_template(text) for text in context.config.prompts.control_templates)
+    tokenizer = load_tokenizer(context.model)
+    train_tokenizer = load_tokenizer(context.train_model) if context.train_model else None
+    summaries = {}
+    for name, entry in sets.items():
+        with context.progress.task(f"index: {name}", None) as bar:
+            summaries[name] = build_index(
+                entry.sources,
+                folder=stage.path / entry.folder,
+                base=context.base,
+                template=context.template,
+                task=context.task,
+                tokenizer=tokenizer,
+                train_tokenizer=train_tokenizer,
+                max_prompt_tokens=describe(context.model).context,
+                require_response=entry.needs_response,
+                fit_response=name == "validation",
+                progress=bar.advance,
+                other_templates=others if entry.other_templates else (),
+            )
+    overlaps = check_overlap({n: stage.path / sets[n].folder for n in CHECKED if n in sets})
+    if overlaps and context.config.data.overlap == "refuse":
+        raise RequestError(_refusal(overlaps))
+    stage.write_json("summary.json", _summary(context, summaries, overlaps, tokenizer))
+    stage.commit()
+
+
+def _sets(context: Context) -> dict[str, Set]:
+    """Return every set of rows; the last two are the controls' other templates (STATISTICS 4)."""
+    data = context.config.data
+    return {
+        "prior": Set("prior", data.prior, needs_response=False),
+        "validation": Set("validation", data.validation, needs_response=True),
+        "control": Set("control", data.control, needs_response=False),
+        "pool": Set("", data.pool, needs_response=True),
+        "test": Set("test", data.test, needs_response=False),
+        "control_other": Set("control_other", data.control, False, other_templates=True),
+        "task_other": Set("task_other", data.validation or data.prior, False, other_templates=True),
+    }
+
+
+def _identity(context: Context, sets: dict[str, Set]) -> dict[str, Any]:
+    """Return what makes two indexes the same."""
+    trained = context.train_model
+    return context.stage_identity(
+        VERSION,
+        data={
+            name: [source_identity(source, context.base) for source in sets[name].sources]
+            for name in CHECKED
+            if name in sets
+        },
+        overlap=context.config.data.overlap,
+        template=context.template.text,
+        control_templates=context.config.prompts.control_templates,
+        task=task_identity(context.config.task, context.base),
+        tokenizer=tokenizer_identity(context.model),
+        train_tokenizer=tokenizer_identity(trained) if trained else None,
+    )
+
+
+def _summary(
+    context: Context,
+    summaries: dict[str, IndexSummary],
+    overlaps: list[Overlap],
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, Any]:
+    """Return `index/summary.json`."""
+    return {
+        "sets": {name: asdict(summary) for name, summary in summaries.items()},
+        "template": context.template.text,
+        "rendering_hash": rendering_hash(context.template, tokenizer),
+        "overlaps": [asdict(overlap) for overlap in overlaps],
+        "splits": context.split_sizes,
+    }
+
+
+def _refusal(overlaps: list[Overlap]) -> str:
+    """Return what the sets share and what to do about it."""
+    lines = [
+        f"  {overlap.a} and {overlap.b}: {overlap.rows} equal rows, {overlap.ngrams} rows with 13 "
+        f"words in common, as {' and '.join(overlap.examples[0])}"
+        for overlap in overlaps
+    ]
+    return "\n".join(
+        ["the sets of rows overlap, so that what is found in one cannot be tested in another:"]
+        + lines
+        + ["Take the rows out of one set, or set data.overlap: allow (the page will say so)."]
+    )

@@ -1,0 +1,115 @@
+"""Intervene: which recalled features help when they are amplified (eq. 3-5, STATISTICS 1-2)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from igds.data.index import load_index
+from igds.data.splits import split_validation
+from igds.data.tokens import encode_prompts, encode_responses
+from igds.errors import RequestError
+from igds.features import FeatureId
+from igds.interventions.examples import Example, make_examples
+from igds.interventions.funnel import Funnel, released, run_funnel
+from igds.interventions.steps import Steps
+from igds.interventions.work import WORK
+from igds.models.load import load_tokenizer
+from igds.stages.context import Context
+
+VERSION = 1
+
+
+def run(context: Context) -> None:
+    """Write `intervene/`: plan, samples, effects, promoted tokens and the task features."""
+    settings = context.config.intervene
+    assert settings is not None, "the pipeline runs only stages that have a section"
+    identity = context.stage_identity(
+        VERSION,
+        intervene=settings,
+        pool_kind=context.config.data.pool_kind,
+        seed=context.config.seed,
+        inputs=context.input_identity("index", "recall"),
+    )
+    stage = context.open_stage("intervene", identity)
+    if stage.done:
+        return
+    mixed = context.config.data.pool_kind == "mixed"
+    specificity = _candidates(context, mixed)
+    splits, clusters = _examples(context)
+    work = {
+        "saes": {str(layer): path for layer, path in context.sae_paths.items()},
+        "coefficient": settings.coefficient,
+        "batch_tokens": stage.plan["batch_tokens"],
+    }
+    steps = Steps(
+        stage=stage,
+        splits=splits,
+        run_shards=lambda shards, on_result, label: context.run_shards(
+            WORK, work, shards, stage.plan, on_result, label
+        ),
+    )
+    saes = {layer: context.load_sae(layer) for layer in context.sae_paths}
+
+    def direction(name: str) -> np.ndarray:
+        feature = FeatureId.parse(name)
+        return saes[feature.layer].decoder_rows([feature.index])[0].numpy()
+
+    outcome = run_funnel(
+        Funnel(
+            settings=settings,
+            mixed_pool=mixed,
+            clusters=clusters,
+            specificity_low=specificity,
+            direction=direction,
+            seed=context.config.seed,
+            screen=lambda: steps.screen(list(specificity)),
+            exact=steps.exact,
+            commit_plan=lambda plan: stage.write_json("plan.json", plan),
+        )
+    )
+    stage.write_table("effects.parquet", outcome.effects)
+    stage.write_table("samples.parquet", outcome.samples)
+    stage.write_table("promoted.parquet", steps.promoted(outcome.task_features["order"]))
+    found = released(outcome.task_features, settings.allow_unconfirmed)
+    stage.write_json("task_features.json", found)
+    steps.clear()
+    stage.commit()
+
+
+def _candidates(context: Context, mixed: bool) -> dict[str, float]:
+    """Return recalled feature -> lower end of its specificity; in a mixed pool the specific ones.
+
+    Raises:
+        RequestError: the pool is mixed and no recalled feature is specific.
+    """
+    table = pq.read_table(context.run.path / "recall" / "features.parquet")
+    table = table.filter(table["recalled"])
+    low = table["specificity_low"].fill_null(float("nan"))
+    chosen = table.filter(pc.greater(low, 0.5)) if mixed else table
+    if not len(chosen):
+        raise RequestError(
+            f"none of the {len(table)} recalled features fires more on task than on control rows "
+            f"(the highest lower end of an AUROC is {pc.max(table['specificity_low'])}); a mixed "
+            "pool cannot be ranked by them: add SAEs of other blocks or lower recall.min_frequency"
+        )
+    names, lows = (chosen[column].to_pylist() for column in ("feature", "specificity_low"))
+    return {name: float("nan") if v is None else v for name, v in zip(names, lows, strict=True)}
+
+
+def _examples(context: Context) -> tuple[dict[str, list[Example]], dict[str, str]]:
+    """Return split -> examples, and row id -> hash of its prompt."""
+    columns = ["row_id", "prompt_hash", "status", "prompt", "response"]
+    rows = load_index(context.run.path / "index" / "validation", columns)
+    rows = rows.filter(pc.equal(rows["status"], "ok"))
+    keys = rows["prompt_hash"].to_pylist()
+    places = split_validation(keys, context.config.seed, context.split_sizes)
+    tokenizer = load_tokenizer(context.model)
+    splits = {}
+    for split, chosen in places.items():
+        picked = rows.take(chosen)
+        prompts = encode_prompts(tokenizer, picked["prompt"].to_pylist())
+        responses = encode_responses(tokenizer, picked["response"].to_pylist())
+        splits[split] = make_examples(picked["row_id"].to_pylist(), prompts, responses)
+    return splits, dict(zip(rows["row_id"].to_pylist(), keys, strict=True))

@@ -1,0 +1,120 @@
+"""Recall: residuals at t* of every set of prompts, then each SAE's feature frequencies (eq. 2)."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from safetensors.numpy import load_file
+
+from igds.data.index import load_index
+from igds.data.splits import SPLITS, split_validation
+from igds.errors import RequestError
+from igds.reading.statistics import PromptSets, feature_statistics, highest_frequency
+from igds.reading.work import RESIDUAL_COLUMN, as_matrix, row_ranges
+from igds.runs.stage import Stage
+from igds.saes.quality import sae_quality
+from igds.stages.context import Context
+
+VERSION = 1
+SETS = {
+    "prior": "prior",
+    "validation": "validation",
+    "control_task_template": "control",
+    "control_other_template": "control_other",
+    "task_other_template": "task_other",
+}
+"""Name of a set of residuals -> folder of the index it comes from."""
+
+
+def run(context: Context) -> None:
+    """Write `recall/`: residuals of each block, `features.parquet`, `quality.json`."""
+    settings = context.config.recall
+    assert settings is not None, "the pipeline runs only stages that have a section"
+    identity = context.stage_identity(
+        VERSION,
+        recall=settings,
+        splits=context.split_sizes,
+        index=context.input_identity("index"),
+        model=context.model_identity,
+        saes=context.sae_identity,
+    )
+    stage = context.open_stage("recall", identity)
+    if stage.done:
+        return
+    _read_residuals(context, stage)
+    context.executor.close()  # frees the model before SAEs are loaded
+    tables, quality = [], {}
+    for layer in context.sae_paths:
+        sae = context.load_sae(layer)
+        arrays = load_file(stage.path / "residuals" / f"L{layer}.safetensors")
+        sets = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        tables.append(feature_statistics(sae, PromptSets(**sets), settings.min_frequency))
+        quality[f"L{layer}"] = {
+            "release": sae.release,
+            "revision": sae.revision,
+            "neuronpedia_id": sae.neuronpedia_id,
+            **sae_quality(sae, sets["prior"]),
+        }
+    features = pa.concat_tables(tables)
+    if not pc.any(features["recalled"]).as_py():
+        best = highest_frequency(features)
+        raise RequestError(
+            f"no feature is active on {settings.min_frequency:.0%} of the prior prompts: the "
+            f"highest frequency is {best['frequency']:.3f}, of {best['feature']}; lower "
+            "recall.min_frequency or add SAEs of other blocks"
+        )
+    stage.write_table("features.parquet", features)
+    stage.write_json("quality.json", quality)
+    shutil.rmtree(stage.path / "shards")
+    stage.commit()
+
+
+def _read_residuals(context: Context, stage: Stage) -> None:
+    """Write one safetensors file a block, each set of prompts a tensor [prompts, d_model]."""
+    shards, names = [], []
+    for name, folder in SETS.items():
+        ranges = row_ranges(context.run.path / "index" / folder, stage.plan["shard_rows"])
+        shards += ranges
+        names += [f"shards/{name}-{place:05d}.parquet" for place in range(len(ranges))]
+    missing = [place for place, name in enumerate(names) if not stage.has(name)]
+    context.run_shards(
+        "igds.reading.work:ResidualWork",
+        {"layers": list(context.sae_paths), "batch_tokens": stage.plan["batch_tokens"]},
+        [shards[place] for place in missing],
+        stage.plan,
+        lambda place, table: stage.write_table(names[missing[place]], table),
+        "recall: reading prompts",
+    )
+    sealed = _confirmation_rows(context)
+    for layer in context.sae_paths:
+        column = RESIDUAL_COLUMN.format(layer=layer)
+        sets = {
+            name: _matrix(sorted((stage.path / "shards").glob(f"{name}-*.parquet")), column, sealed)
+            for name in SETS
+        }
+        stage.write_tensors(f"residuals/L{layer}.safetensors", sets)
+
+
+def _confirmation_rows(context: Context) -> pa.Array:
+    """Return ids of the split S3, which nothing before confirmation may read (STATISTICS 2)."""
+    if not context.split_sizes:
+        return pa.array([], pa.string())
+    columns = ["row_id", "prompt_hash", "status"]
+    rows = load_index(context.run.path / "index" / "validation", columns)
+    rows = rows.filter(pc.equal(rows["status"], "ok"))
+    keys = rows["prompt_hash"].to_pylist()
+    places = split_validation(keys, context.config.seed, context.split_sizes)[SPLITS[-1]]
+    return rows["row_id"].take(pa.array(places, pa.int64())).combine_chunks()
+
+
+def _matrix(shards: list[Path], column: str, sealed: pa.Array) -> np.ndarray:
+    """Return one set's residuals at one block, [prompts, d_model], without the sealed rows."""
+    rows = pa.concat_tables([pq.read_table(shard, columns=["row_id", column]) for shard in shards])
+    open_rows = pc.invert(pc.is_in(rows["row_id"], value_set=sealed))
+    return as_matrix(rows.filter(open_rows)[column])

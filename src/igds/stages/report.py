@@ -1,0 +1,59 @@
+"""Report: activations by token of a few rows, then the page."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from igds.data.index import load_index
+from igds.reporting.page import write_report
+from igds.selection.showcase import showcase
+from igds.stages.context import Context
+
+VERSION = 1
+
+
+def run(context: Context) -> None:
+    """Write `report/`: `token_activations.parquet` where rows were selected, `index.html`."""
+    settings = context.config.report
+    assert settings is not None, "the pipeline runs only stages that have a section"
+    done = [name for name in ("recall", "intervene", "select") if context.has_stage(name)]
+    identity = context.stage_identity(
+        VERSION, report=settings, inputs=context.input_identity("index", *done)
+    )
+    stage = context.open_stage("report", identity, replace=True)
+    if stage.done:
+        return
+    if "select" in done and context.task_features:
+        stage.write_table("token_activations.parquet", _token_activations(context, settings.rows))
+    write_report(context.run.path, stage.path / "index.html", stage.path)
+    stage.commit()
+
+
+def _token_activations(context: Context, rows: int) -> pa.Table:
+    """Return the activation of each task feature at each token of the rows shown."""
+    selection = pq.read_table(context.run.path / "select" / "selection.parquet")
+    shown = showcase(selection, rows)
+    index = load_index(context.run.path / "index", ["row_id", "prompt"])
+    index = index.filter(pc.is_in(index["row_id"], value_set=shown["row_id"].combine_chunks()))
+    prompts = dict(zip(*(column.to_pylist() for column in index.columns), strict=True))
+    shard = {
+        "row_id": shown["row_id"].to_pylist(),
+        "group": shown["group"].to_pylist(),
+        "prompt": [prompts[row_id] for row_id in shown["row_id"].to_pylist()],
+    }
+    features = context.task_features
+    results: list[pa.Table] = []
+    context.run_shards(
+        "igds.reading.work:TokenWork",
+        {
+            "features": [str(feature) for feature in features],
+            "saes": {str(f.layer): str(context.sae_paths[f.layer]) for f in features},
+        },
+        [shard],
+        context.plan(),
+        lambda _place, table: results.append(table),
+        "report: reading the rows shown",
+    )
+    return results[0]
