@@ -1,0 +1,125 @@
+"""The configuration of `igds saes train`: each field is written here once, with its meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from igds.config.overrides import apply_overrides
+from igds.config.schema import Model
+from igds.config.structure import structure_as
+from igds.config.text import read_yaml
+from igds.errors import RequestError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSource:
+    """One source of open text."""
+
+    name: str
+    """Name in tables and records."""
+    license: str
+    """Licence of the text, recorded with the SAEs."""
+    url: str
+    """Where anyone can fetch it."""
+    path: str
+    """File or glob below `text_root`: .jsonl, .csv, .tsv (no header, `\\n` marks a line break),
+    .eng (a text a line), or plain .txt, which is cut into passages. A .gz ending is fine."""
+    tokens: int
+    """Tokens to take from this source; fewer when it has fewer."""
+    templates: tuple[str, ...] = ("{text}",)
+    """Forms in which a row is shown: each row in one of them, then in another while tokens are
+    left. The first is that of held-out rows."""
+    columns: dict[str, str] = field(default_factory=lambda: {"text": "text"})
+    """Field of the templates -> column of the file; a number, from 0, for .tsv."""
+    passage_words: int = 120
+    """Words a passage of a .txt file."""
+    encoding: str = "utf-8"
+    """Character encoding of the files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SAETraining:
+    """One training run: one pass of the model, then one SAE a block."""
+
+    model: Model
+    """The model whose residual stream is described."""
+    layers: tuple[int, ...]
+    """Decoder blocks, from 0, whose outputs get an SAE each."""
+    text_root: str
+    """Folder that the paths of the sources start from."""
+    sources: tuple[TextSource, ...]
+    """The text."""
+    exclude: tuple[str, ...] = ()
+    """JSONL files of rows that must not be trained on: a text that shares a row, a line or a run
+    of 13 words with them, by hash, is left out."""
+    output: str
+    """Folder in which `L<layer>` folders are written."""
+    cache: str
+    """Folder of the captured residuals, 2 bytes a number; kept, so that a killed run goes on."""
+    d_sae: int = 4096
+    """Features an SAE."""
+    architecture: Literal["topk", "batchtopk", "jumprelu"] = "topk"
+    """How sparsity is reached. topk gives every token the same number of features; the other two
+    give them where the error is largest, and few to read positions, which are much alike."""
+    l0: float = 32
+    """Features active a token: exactly (k of topk) or on average (k of batchtopk, target of
+    jumprelu)."""
+    context: int = 256
+    """Most tokens a text; longer passages are cut, longer rows left out."""
+    epochs: float = 1
+    """Passes over the captured residuals."""
+    batch: int = 1024
+    """Residuals an optimizer step."""
+    lr: float = 1e-3
+    """Learning rate of Adam; it falls to 0 over the last fifth of the steps."""
+    read_weight: int = 25
+    """Times a residual at the end of a prompt (a template that ends in a cue) is shown an epoch:
+    features are read there, but it is one token of a prompt."""
+    max_norm: float = 10
+    """Residuals of more than this many median norms are left out: attention sinks, mostly the
+    first token, where no feature is read."""
+    holdout: int = 100
+    """Rows of each source kept from training to measure quality."""
+    read_sources: tuple[str, ...]
+    """Sources whose held-out rows measure quality at the read position."""
+    batch_tokens: int = 4096
+    """Padded tokens a forward batch of the model."""
+    threads: int | None = None
+    """Threads; torch decides when absent."""
+    seed: int = 0
+    """Root of every random stream."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range and names that match nothing.
+
+        Raises:
+            ValueError: as said.
+        """
+        names = [source.name for source in self.sources]
+        unknown = sorted(set(self.read_sources) - set(names))
+        if unknown or not self.read_sources:
+            raise ValueError(f"read_sources {unknown}: name some of {names}")
+        if len(set(names)) < len(names) or len(set(self.layers)) < len(self.layers):
+            raise ValueError("names of sources and layers must each be unique")
+        if not self.layers or min(self.layers) < 0:
+            raise ValueError("layers must name decoder blocks, from 0")
+        for name in ("d_sae", "l0", "context", "epochs", "batch", "lr", "read_weight", "holdout"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be over 0, not {getattr(self, name)}")
+
+
+def load_training(path: Path, overrides: Sequence[str] = ()) -> SAETraining:
+    """Return the training configuration of a YAML file, changed by command-line overrides.
+
+    Raises:
+        RequestError: no such file, not YAML, an unknown key, a value of the wrong type or range.
+    """
+    raw = read_yaml(path)
+    try:
+        apply_overrides(raw, overrides)
+        return structure_as(raw, SAETraining)
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}") from error
