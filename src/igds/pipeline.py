@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -14,13 +14,15 @@ import pyarrow as pa
 
 from igds.config.identity import dump_yaml
 from igds.config.load import ConfigFile
-from igds.errors import RequestError
+from igds.data.index import load_index
+from igds.errors import RequestError, WorkError
 from igds.executors.make import make_executor
 from igds.progress import Progress, make_progress
 from igds.runs.folder import RunFolder
 from igds.runs.lock import RunLock
 from igds.runs.memory import peak_rss_mb
 from igds.runs.stage import stage_state
+from igds.selection.tables import read_pool_scores
 from igds.stages.context import Context
 
 STAGES = ("index", "recall", "intervene", "score", "select", "report")
@@ -47,9 +49,17 @@ class Run:
         """Return `intervene/effects.parquet`: one row a feature and split."""
         return self.folder.table("intervene/effects.parquet")
 
-    def pool_scores(self, method: str = "igds") -> pa.Table:
-        """Return `score/<method>/`: row_id, status and the method's raw columns, in pool order."""
-        return self.folder.table(f"score/{method}")
+    @property
+    def pool_scores(self) -> pa.Table:
+        """Return row_id and one column a method, `igds`: the pool score; NaN where there is none.
+
+        One row a pool row, in pool order. The raw columns are in `score/<method>/`.
+        """
+        methods = sorted(file.parent for file in self.folder.path.glob("score/*/stage.json"))
+        done = [folder for folder in methods if not folder.suffix]
+        ids = load_index(self.folder.path / "index", ["row_id"])
+        scores = {folder.name: read_pool_scores(folder) for folder in done}
+        return pa.table({"row_id": ids["row_id"], **scores})
 
     @property
     def selection(self) -> pa.Table:
@@ -97,12 +107,14 @@ def run(
     )
     wanted = _wanted(context, until, only)
     with RunLock(folder.path), executor:
-        # A run that is refused must leave the record of the one that is there as it was.
-        if not folder.manifest():
-            _describe(context)
         for name in wanted:
+            # Stages before the one asked for must be of this configuration; they are not redone.
+            given = replace(context, overwrite=False) if only not in (None, name) else context
+            if name in ("index", "report"):
+                # The page shows the record. A run that is refused leaves it as it was.
+                _describe(given, first=name == "index")
             with _recorded(folder, name):
-                import_module(f"igds.stages.{name}").run(context)
+                import_module(f"igds.stages.{name}").run(given)
         _describe(context)
     return Run(folder)
 
@@ -126,7 +138,7 @@ def _wanted(context: Context, until: str | None, only: str | None) -> list[str]:
                 f"igds {only} needs the stage {missing[0]!r}, which is not done: run "
                 f"`igds run CONFIG --until {only}`"
             )
-        return [only]
+        return [*before, only]
     return present[: present.index(until) + 1] if until else present
 
 
@@ -142,22 +154,36 @@ def _is_there(context: Context, name: str) -> bool:
 def _recorded(folder: RunFolder, name: str) -> Iterator[None]:
     """Write a stage's start, end and failure to the events, its cost to the manifest."""
     started = time.monotonic()
-    done = stage_state(folder.path / name) == "done"
+    before = _committed(folder, name)
     folder.event("stage_started", stage=name)
     try:
         yield
     except BaseException as error:
-        folder.event("stage_failed", stage=name, error=f"{type(error).__name__}: {error}")
+        # What went wrong must not be hidden by a disk that is full.
+        with suppress(OSError, WorkError):
+            folder.event("stage_failed", stage=name, error=f"{type(error).__name__}: {error}")
         raise
     seconds = round(time.monotonic() - started, 3)
     folder.event("stage_finished", stage=name, seconds=seconds)
-    if not done:
+    if _committed(folder, name) != before:
         cost = {"seconds": seconds, "driver_peak_rss_mb": round(peak_rss_mb(), 1)}
-        folder.update_manifest({"stages": {name: cost}})
+        folder.update_manifest({"stages": {**folder.manifest().get("stages", {}), name: cost}})
 
 
-def _describe(context: Context) -> None:
-    """Write `config.yaml`, and what the manifest says of the run as a whole."""
+def _committed(folder: RunFolder, name: str) -> list[tuple[str, int]]:
+    """Return the records of a stage's committed folders and when each was written."""
+    found = [*folder.path.glob(f"{name}/stage.json"), *folder.path.glob(f"{name}/*/stage.json")]
+    whole = [file for file in found if file.parent.suffix not in (".part", ".old")]
+    return sorted((str(file), file.stat().st_mtime_ns) for file in whole)
+
+
+def _describe(context: Context, *, first: bool = False) -> None:
+    """Write `config.yaml`, and what the manifest says of the run as a whole.
+
+    With `first` only where there is no record yet.
+    """
+    if first and context.run.manifest():
+        return
     context.run.write_config(dump_yaml(context.config))
     model = context.model
     facts = {
@@ -167,5 +193,8 @@ def _describe(context: Context) -> None:
         "model": {"id": model.id, "revision": model.revision, **context.model_identity},
         "saes": context.sae_identity,
         "plan": context.plan(),
+        "splits": context.split_sizes,
+        "overlap": context.config.data.overlap,
+        "outcome": context.outcome["outcome"].upper() if context.has_stage("intervene") else None,
     }
     context.run.update_manifest(facts)

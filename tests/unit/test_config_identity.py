@@ -44,8 +44,8 @@ def test_differences_name_dotted_keys_with_both_values() -> None:
     left = {"recall": Recall(min_frequency=0.8), "data": [{"path": "a"}, {"path": "b"}]}
     right = {"recall": Recall(min_frequency=0.9), "data": [{"path": "a"}], "seed": 1}
     assert differences(left, right) == [
-        ("data.1.path", "b", ABSENT),
         ("recall.min_frequency", 0.8, 0.9),
+        ("data.1.path", "b", ABSENT),
         ("seed", ABSENT, 1),
     ]
 

@@ -11,7 +11,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-ABSENT = "(absent)"
+ABSENT = "absent"
 """Stands for a key that only one of two mappings has."""
 
 
@@ -43,10 +43,9 @@ def digest(value: Any) -> str:
 
 
 def differences(left: Any, right: Any) -> list[tuple[str, Any, Any]]:
-    """Return (dotted key, left value, right value) wherever the two differ, sorted by key."""
+    """Return (dotted key, left value, right value) wherever the two differ, left's keys first."""
     a, b = dict(_leaves(to_plain(left))), dict(_leaves(to_plain(right)))
-    keys = sorted(a.keys() | b.keys())
-    pairs = [(key, a.get(key, ABSENT), b.get(key, ABSENT)) for key in keys]
+    pairs = [(key, a.get(key, ABSENT), b.get(key, ABSENT)) for key in a | b]
     return [(key, x, y) for key, x, y in pairs if x != y or type(x) is not type(y)]
 
 

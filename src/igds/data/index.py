@@ -1,4 +1,4 @@
-"""The index: one streaming pass over a set's rows that all stages share (DESIGN 4.4)."""
+"""The index: one streaming pass over a set's rows that all stages share."""
 
 from __future__ import annotations
 
@@ -182,6 +182,8 @@ class _Block:
                 status, prompt, entry["response"] = self.rendering.render(row.fields, row.ordinal)
                 if status == Status.OK:
                     entry |= {"prompt": prompt, "prompt_hash": content_hash(prompt.encode())}
+            except RecursionError:  # nested deeper than Python goes
+                status = Status.BAD_JSON
             except UnicodeEncodeError:
                 status = Status.BAD_UTF8
         digest = content_hash(data)
@@ -196,6 +198,7 @@ class _Block:
         responses = [entry["response"] for entry in answered]
         for entry, ids in zip(entries, encode_prompts(self.tokenizer, prompts), strict=True):
             entry["n_prompt_tokens"] = entry["n_train_tokens"] = len(ids)
+            entry["read_token_id"] = ids[-1]
         for entry, ids in zip(answered, encode_responses(self.tokenizer, responses), strict=True):
             entry["n_response_tokens"] = len(ids)
             entry["n_train_tokens"] += len(ids)

@@ -1,4 +1,4 @@
-"""Rows that two sets share, whole or in a run of 13 words (PITFALLS 17)."""
+"""Rows that two sets share, whole or in a run of 13 words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The validation rows, split once by seeded hash (STATISTICS 2)."""
+"""The validation rows, split once by seeded hash."""
 
 from __future__ import annotations
 

@@ -31,6 +31,8 @@ class Prefix:
     """Keys and values of the tokens before t*, never written to; None when there are none."""
     states: dict[int, Float[Tensor, " d_model"]]
     """Layer -> block output at t*."""
+    length: int
+    """Tokens of the prompt."""
 
 
 @torch.no_grad()
@@ -50,7 +52,7 @@ def run_prefix(model: PreTrainedModel, prompt_ids: Sequence[int], layers: Iterab
     with capture(model, layers) as kept:
         decoder(model)(input_ids=last, past_key_values=share(cache), use_cache=cache is not None)
     states = {layer: state[0, -1].float() for layer, state in kept.items()}
-    return Prefix(token=prompt_ids[-1], cache=cache, states=states)
+    return Prefix(token=prompt_ids[-1], cache=cache, states=states, length=len(prompt_ids))
 
 
 def share(cache: Cache | None, *, expand_after: int | None = None, rows: int = 1) -> Cache | None:
@@ -116,11 +118,14 @@ def exact_deltas(
 ) -> Float[Tensor, "edits tokens"]:
     """Return edited minus unedited log p of each response token, nats, one row an edit.
 
-    Edits go in branch batches of at most `batch_tokens` tokens, each with its own unedited row.
+    Edits go in branch batches of at most `batch_tokens` tokens, each with its own unedited row;
+    the prompt counts too, since behind the edit each row holds its keys and values.
     """
-    size = max(1, batch_tokens // len(response_ids) - 1)
+    if not len(vectors):
+        return vectors.new_empty(0, len(response_ids))
+    size = max(1, batch_tokens // (prefix.length + len(response_ids)) - 1)
     parts = []
     for chunk in vectors.split(size):
         logprobs = branch_logprobs(model, prefix, layer, chunk, response_ids)
         parts.append(logprobs[1:] - logprobs[0])
-    return torch.cat(parts) if parts else vectors.new_empty(0, len(response_ids))
+    return torch.cat(parts)

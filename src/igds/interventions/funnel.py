@@ -1,4 +1,4 @@
-"""The funnel of STATISTICS 2: screen and exact on S1, order on S2, measure on S3, choose.
+"""The funnel: screen and exact on S1, order on S2, measure on S3, choose.
 
 Pure: what runs the model and what writes come in as functions, so the order of steps (the plan is
 written before S3 is read) is in one place and can be tested without a model.
@@ -23,7 +23,7 @@ from igds.stats.bootstrap import DRAWS
 from igds.stats.rank import spearman
 
 ALIKE = 0.7
-"""Decoder cosine or activation correlation from which two features count as one (STATISTICS 5)."""
+"""Decoder cosine or activation correlation from which two features count as one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +171,8 @@ def _objection(funnel: Funnel, name: str, effect: Mapping[str, Any]) -> str:
     """Return why a feature cannot be used whatever else is chosen; empty when it can."""
     if effect["label"] == "format":
         return "moves the first tokens or any response alike (format)"
+    if effect["delta_contrast"] is None:
+        return "no other response in S2 to contrast it with"
     if not effect["delta"] > funnel.settings.delta_min:
         return f"S2 delta {effect['delta']:.4g} is not above {funnel.settings.delta_min:g}"
     low = funnel.specificity_low.get(name, np.nan)

@@ -91,7 +91,7 @@ def _deltas(
     found = exact_deltas(
         model, prefix, layer, vectors[live].to(model.device), ids, batch_tokens=batch_tokens
     )
-    deltas[live] = found.double().cpu()
+    deltas[live] = found.cpu().double()
     return deltas
 
 

@@ -48,7 +48,7 @@ def best_layer(residuals: Mapping[int, Mapping[str, np.ndarray]]) -> int:
 class CosineScorer:
     """Centred cosine of a row's residual to the mean task direction at one block."""
 
-    columns = (COLUMN,)
+    columns: tuple[str, ...] = (COLUMN,)
 
     def __init__(self, residuals: str, layer: int) -> None:
         """Read the recall stage's residuals of one block.

@@ -30,7 +30,7 @@ class Ingredients:
     features: tuple[FeatureId, ...]
     """Task features F_task, in order."""
     saes: Mapping[int, SAE]
-    """Block -> SAE."""
+    """Block -> SAE, of the blocks of the task features."""
     sae_paths: Mapping[int, str]
     """Block -> folder of that SAE, for the workers."""
     residuals: Path
@@ -56,7 +56,7 @@ def resolve_method(name: str, given: Ingredients) -> MethodSpec:
         case "cosine":
             return _cosine(name, given.features[0].layer, given)
         case "cosine-best":
-            files = {layer: _residual_file(given, layer) for layer in given.saes}
+            files = {layer: _residual_file(given, layer) for layer in given.sae_paths}
             best = dense.best_layer({layer: load_file(file) for layer, file in files.items()})
             return _cosine(name, best, given)
         case "length" | "prompt-length":
@@ -67,15 +67,14 @@ def resolve_method(name: str, given: Ingredients) -> MethodSpec:
 
 
 def random_features(given: Ingredients) -> tuple[FeatureId, ...]:
-    """Return as many features as the task has, drawn at random from the same SAEs by the seed."""
-    return tuple(
-        FeatureId(
-            feature.layer,
-            seeded_bits(given.seed, "score/igds-random", str(rank))
-            % given.saes[feature.layer].d_sae,
-        )
-        for rank, feature in enumerate(given.features)
-    )
+    """Return for each task feature another feature of its SAE, drawn by the seed, none twice."""
+    drawn: list[FeatureId] = []
+    for rank, feature in enumerate(given.features):
+        taken = {f.index for f in (*given.features, *drawn) if f.layer == feature.layer}
+        free = [index for index in range(given.saes[feature.layer].d_sae) if index not in taken]
+        bits = seeded_bits(given.seed, "score/igds-random", str(rank))
+        drawn.append(FeatureId(feature.layer, free[bits % len(free)]))
+    return tuple(drawn)
 
 
 def feature_weights(features: Sequence[FeatureId], given: Ingredients) -> dict[str, float]:
@@ -88,7 +87,12 @@ def feature_weights(features: Sequence[FeatureId], given: Ingredients) -> dict[s
 
 def needs_features(name: str) -> bool:
     """Return whether a method is made from the task features or their block."""
-    return name in ("igds", "igds-random", "cosine", "cosine-best")
+    return name in ("igds", "igds-random", "cosine")
+
+
+def needs_model(name: str) -> bool:
+    """Return whether a method reads residuals, and so needs what recall found."""
+    return needs_features(name) or name == "cosine-best"
 
 
 def _resonance(name: str, features: Sequence[FeatureId], given: Ingredients) -> MethodSpec:

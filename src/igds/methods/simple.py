@@ -30,7 +30,7 @@ class LengthScorer:
 class RandomScorer:
     """A uniform number from the seed and the row's id, whatever its place in the pool."""
 
-    columns = ("uniform",)
+    columns: tuple[str, ...] = ("uniform",)
     layers: frozenset[int] = frozenset()
 
     def __init__(self, seed: int) -> None:

@@ -92,8 +92,9 @@ def model_identity(spec: ModelSpec) -> dict[str, Any]:
 
 def tokenizer_identity(spec: ModelSpec) -> dict[str, str]:
     """Return the sha256 of each tokenizer file."""
-    files = sorted(Path(spec.path).glob("*token*")) + sorted(Path(spec.path).glob("*.model"))
-    return {path.name: file_digest(path) for path in files}
+    patterns = ("*token*", "*.model", "vocab.*", "merges.txt", "chat_template*")
+    files = {path for pattern in patterns for path in Path(spec.path).glob(pattern)}
+    return {path.name: file_digest(path) for path in sorted(files)}
 
 
 def describe(spec: ModelSpec) -> ModelShape:

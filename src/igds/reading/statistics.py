@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 BATCH = 512
 """Prompts encoded at once: bounds memory at BATCH x d_sae float32."""
+TEMPLATE_CELLS = ("template_specificity", "specificity_other_template")
+"""AUROCs that complete the 2 x 2: task rows in the task's against other templates, and task
+against control rows in other templates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +42,9 @@ class PromptSets:
     """Task rows, task template, disjoint from `prior`: where specificity is measured."""
     control_task_template: Float[Tensor, "control d_model"]
     """Other rows, task template."""
-    control_other_template: Float[Tensor, "control d_model"]
+    control_other_template: Float[Tensor, "control_other d_model"]
     """Other rows, other templates."""
-    task_other_template: Float[Tensor, "other d_model"]
+    task_other_template: Float[Tensor, "task_other d_model"]
     """Task rows, other templates."""
 
 
@@ -95,9 +98,8 @@ def feature_statistics(sae: SAE, sets: PromptSets, min_frequency: float) -> pa.T
 
     A feature is recalled when the share of prior prompts on which its activation is over 0 is at
     least `min_frequency` (eq. 2). Specificity is the AUROC of the activation between task and
-    control rows in the task's template; template specificity, between the task's and other
-    templates on task rows. Both are null where there are no such prompts, and for features that
-    are not recalled.
+    control rows in the task's template; the other two AUROCs are `TEMPLATE_CELLS`. All are null
+    where there are no such prompts, and for features that are not recalled.
     """
     prior = _summary(sae, sets.prior)
     frequency = prior["frequency"]
@@ -134,21 +136,23 @@ def _summary(sae: SAE, residuals: Float[Tensor, "prompts d_model"]) -> dict[str,
 
 def _specificity(sae: SAE, sets: PromptSets, recalled: np.ndarray) -> dict[str, np.ndarray]:
     """Return the AUROCs of recalled features, NaN elsewhere."""
-    names = ("specificity", "specificity_low", "specificity_high", "template_specificity")
+    names = ("specificity", "specificity_low", "specificity_high", *TEMPLATE_CELLS)
     result = {name: np.full(sae.d_sae, np.nan) for name in names}
     if not len(recalled) or not len(sets.validation):
         return result
     task = _columns(sae, sets.validation, recalled)
     rows = _columns(sae, sets.control_task_template, recalled)
-    templates = _columns(sae, sets.task_other_template, recalled)
+    task_other = _columns(sae, sets.task_other_template, recalled)
+    other_other = _columns(sae, sets.control_other_template, recalled)
     for place, index in enumerate(recalled):
         if len(rows):
             low, high = auroc_interval(task[:, place], rows[:, place])
             result["specificity"][index] = auroc(task[:, place], rows[:, place])
             result["specificity_low"][index] = low
             result["specificity_high"][index] = high
-        if len(templates):
-            result["template_specificity"][index] = auroc(task[:, place], templates[:, place])
+        pairs = ((task, task_other), (task_other, other_other))
+        for name, (positive, negative) in zip(TEMPLATE_CELLS, pairs, strict=True):
+            result[name][index] = auroc(positive[:, place], negative[:, place])
     return result
 
 

@@ -111,7 +111,7 @@ def _recalled_features(path: Path) -> dict[FeatureId, Recalled]:
 
 def _quality(path: Path) -> dict[int, Quality]:
     names = ("release", "revision", "neuronpedia_id")
-    numbers = ("explained_variance", "l0", "dead_share")
+    numbers = ("explained_variance", "l0", "dead_share", "edge_cases")
     found = {}
     for layer, values in read_json(path).items():
         require_keys(path, layer, (*names, *numbers), values)
@@ -248,7 +248,7 @@ def _fields(
     return found | {name: _number(values[name]) for name in numbers}
 
 
-def _number(value: float | None) -> float:
+def _number(value: float | int | None) -> float:
     return float("nan") if value is None else float(value)
 
 

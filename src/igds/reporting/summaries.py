@@ -13,7 +13,7 @@ EQUAL_FREQUENCY = 0.05
 
 
 def equally_frequent(feature: Recalled) -> bool:
-    """Return whether a feature is as frequent on control rows as on the task's (PITFALLS 2)."""
+    """Return whether a feature is as frequent on control rows as on the task's."""
     return feature.control_frequency >= feature.frequency - EQUAL_FREQUENCY
 
 

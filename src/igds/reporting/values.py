@@ -49,6 +49,7 @@ class Quality:
     explained_variance: float
     l0: float
     dead_share: float
+    edge_cases: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,8 +32,8 @@ class RunFolder:
         return read_json(self.path / "manifest.json") or {}
 
     def update_manifest(self, changes: Mapping[str, Any]) -> None:
-        """Merge changes into `manifest.json`, nested objects key by key, whole or not at all."""
-        write_json(self.path / "manifest.json", _merged(self.manifest(), changes))
+        """Replace top-level values of `manifest.json`, all of them or none."""
+        write_json(self.path / "manifest.json", {**self.manifest(), **changes})
 
     def event(self, event: str, **facts: Any) -> None:
         """Append one line `{time, event, ...}` to `events.jsonl`, time in UTC."""
@@ -42,19 +42,10 @@ class RunFolder:
         with room_checked(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab", buffering=0) as file:
-                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                file.write(json.dumps(line).encode() + b"\n")
 
     def table(self, name: str) -> pa.Table:
         """Return a Parquet file of the run, or all Parquet files of a folder in name order."""
         path = self.path / name
         files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
         return pa.concat_tables(pq.ParquetFile(file).read() for file in files)
-
-
-def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Return old with the changes of new, objects merged at every depth."""
-    merged = dict(old)
-    for key, value in new.items():
-        both = isinstance(value, Mapping) and isinstance(old.get(key), Mapping)
-        merged[key] = _merged(old[key], value) if both else value
-    return merged

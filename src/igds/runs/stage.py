@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import save
 
+from igds.config.identity import ABSENT, differences
 from igds.errors import RequestError
 from igds.runs.files import TEMPORARY, read_json, whole_file, write_json
 
@@ -206,27 +207,19 @@ def _committed(folder: Path) -> dict[str, Any] | None:
 
 def _difference(folder: Path, recorded: dict[str, Any], wanted: dict[str, Any]) -> str:
     """Return the differing keys with both values, and what to do about them."""
-    old, new = dict(_leaves(recorded)), dict(_leaves(wanted))
-    keys = [key for key in old | new if old.get(key, "absent") != new.get(key, "absent")]
+    found = differences(recorded, wanted)
     lines = [f"{folder} was made by other settings or inputs:"]
-    for key in keys[:_SHOWN]:
-        on_disk, asked = old.get(key, "absent"), new.get(key, "absent")
-        lines.append(f"  {key}: {on_disk} on disk, {asked} asked for")
-    if len(keys) > _SHOWN:
-        lines.append(f"  and {len(keys) - _SHOWN} more")
+    for key, on_disk, asked in found[:_SHOWN]:
+        lines.append(f"  {key}: {_shown(on_disk)} on disk, {_shown(asked)} asked for")
+    if len(found) > _SHOWN:
+        lines.append(f"  and {len(found) - _SHOWN} more")
     lines.append("Give the run another name, or add --overwrite to make this stage again.")
     return "\n".join(lines)
 
 
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (dotted key, JSON text) of every value that holds no other."""
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    for name, item in items:
-        path = f"{key}.{name}" if key else str(name)
-        if isinstance(item, dict | list) and item:
-            yield from _leaves(item, path)
-        else:
-            yield path, json.dumps(item, ensure_ascii=False)
+def _shown(value: Any) -> str:
+    """Return a value of an identity as JSON, and a key's absence as a word."""
+    return value if value is ABSENT else json.dumps(value, ensure_ascii=False)
 
 
 def _digest(identity: dict[str, Any]) -> str:

@@ -76,7 +76,7 @@ def capture_residuals(
     plan = {**identity, "layers": sorted(layers), "batch_tokens": batch_tokens}
     plan |= {"tokens": int(ends[-1]), "text": _digest(texts)}
     batches = plan_batches(lengths, batch_tokens)
-    width = model.config.hidden_size  # type: ignore[union-attr]
+    width = int(model.config.hidden_size)  # type: ignore[arg-type, union-attr]
     arrays, done = _open_arrays(folder, plan, (int(ends[-1]), width))
     with progress.task("capture (tokens)", int(ends[-1])) as bar:
         for number, rows in enumerate(batches):

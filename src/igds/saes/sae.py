@@ -74,12 +74,34 @@ class SAE:
 
     def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_sae"]:
         """Return the activations of all features, 0 or more."""
-        pre = self._centred(x) @ self.W_enc + self.b_enc
+        return self.activate(self.pre_activations(x))
+
+    def pre_activations(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_sae"]:
+        """Return what the activation function is given (`hidden_pre`)."""
+        return self._centred(x) @ self.W_enc + self.b_enc
+
+    def activate(self, pre: Float[Tensor, "n d_sae"]) -> Float[Tensor, "n d_sae"]:
+        """Return the activations that pre-activations become."""
         if self.activation == "relu":
             return pre.relu()
         if self.threshold is not None:
             return pre.relu() * (pre > self.threshold)
         return pre.relu() * _largest(pre, self.k or 0)
+
+    def near_cut(
+        self, pre: Float[Tensor, "n d_sae"], tolerance: float = 1e-5
+    ) -> Bool[Tensor, "n d_sae"]:
+        """Return where rounding could turn a feature on or off.
+
+        The distance to the cut is under `tolerance` times the row's largest pre-activation; the
+        cut is 0, the threshold, or the middle between the k-th and the next value.
+        """
+        cut = torch.zeros_like(pre[:, :1])
+        if self.threshold is not None:
+            cut = self.threshold.clamp(min=0)[None]
+        elif self.k is not None and self.k < self.d_sae:
+            cut = pre.topk(self.k + 1, dim=1).values[:, -2:].mean(dim=1, keepdim=True).clamp(min=0)
+        return (pre - cut).abs() < tolerance * pre.abs().amax(dim=1, keepdim=True)
 
     def encode_columns(
         self, x: Float[Tensor, "n d_in"], indices: Sequence[int]

@@ -15,6 +15,7 @@ from igds.config.identity import digest, to_plain
 from igds.config.schema import Config, Model
 from igds.data.splits import SPLITS
 from igds.data.templates import Template, parse_template
+from igds.errors import RequestError
 from igds.executors.base import Executor, WorkerSpec
 from igds.executors.make import worker_threads
 from igds.features import FeatureId
@@ -135,13 +136,19 @@ class Context:
 
     def open_stage(self, name: str, identity: Mapping[str, Any], **options: Any) -> Stage:
         """Return the stage's folder: done, or ready to write under the plan of its first start."""
-        return Stage.open(
+        stage = Stage.open(
             self.run.path / name,
             identity=dict(identity),
             plan=self.plan(),
             overwrite=self.overwrite,
             **options,
         )
+        if not stage.done and stage.plan["device"] != self.plan()["device"]:
+            raise RequestError(
+                f"{name} was begun on {stage.plan['device']}, and this run is on "
+                f"{self.plan()['device']}: go on there, or add --overwrite to begin again"
+            )
+        return stage
 
     def plan(self) -> dict[str, Any]:
         """Return what fixes the bytes of a result beside its identity."""

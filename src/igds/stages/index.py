@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from igds.config.schema import Source
 from igds.data.identity import rendering_hash, source_identity
-from igds.data.index import IndexSummary, build_index
+from igds.data.index import IndexSummary, build_index, iter_index
 from igds.data.overlap import Overlap, check_overlap
 from igds.data.templates import parse_template
 from igds.errors import RequestError
 from igds.models.load import describe, load_tokenizer, tokenizer_identity
+from igds.runs.stage import Stage
 from igds.stages.context import Context
 from igds.tasks.registry import task_identity
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 CHECKED = ("prior", "validation", "control", "pool", "test")
-"""Sets that must be disjoint (PITFALLS 17)."""
+"""Sets that must be disjoint."""
 
 
 class Set(NamedTuple):
@@ -65,12 +68,12 @@ def run(context: Context) -> None:
     overlaps = check_overlap({n: stage.path / sets[n].folder for n in CHECKED if n in sets})
     if overlaps and context.config.data.overlap == "refuse":
         raise RequestError(_refusal(overlaps))
-    stage.write_json("summary.json", _summary(context, summaries, overlaps, tokenizer))
+    stage.write_json("summary.json", _summary(context, stage, summaries, overlaps, tokenizer))
     stage.commit()
 
 
 def _sets(context: Context) -> dict[str, Set]:
-    """Return every set of rows; the last two are the controls' other templates (STATISTICS 4)."""
+    """Return every set of rows; the last two are the controls' other templates."""
     data = context.config.data
     return {
         "prior": Set("prior", data.prior, needs_response=False),
@@ -97,6 +100,7 @@ def _identity(context: Context, sets: dict[str, Set]) -> dict[str, Any]:
         template=context.template.text,
         control_templates=context.config.prompts.control_templates,
         task=task_identity(context.config.task, context.base),
+        context=describe(context.model).context,
         tokenizer=tokenizer_identity(context.model),
         train_tokenizer=tokenizer_identity(trained) if trained else None,
     )
@@ -104,6 +108,7 @@ def _identity(context: Context, sets: dict[str, Set]) -> dict[str, Any]:
 
 def _summary(
     context: Context,
+    stage: Stage,
     summaries: dict[str, IndexSummary],
     overlaps: list[Overlap],
     tokenizer: PreTrainedTokenizerBase,
@@ -113,9 +118,18 @@ def _summary(
         "sets": {name: asdict(summary) for name, summary in summaries.items()},
         "template": context.template.text,
         "rendering_hash": rendering_hash(context.template, tokenizer),
+        "read_tokens": _read_tokens(stage.path, tokenizer),
         "overlaps": [asdict(overlap) for overlap in overlaps],
-        "splits": context.split_sizes,
     }
+
+
+def _read_tokens(index: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Return text of the token at the read position -> rows, over all sets, most rows first."""
+    counts: Counter[int] = Counter()
+    for folder in sorted({file.parent for file in index.rglob("rows-*.parquet")}):
+        for batch in iter_index(folder, ["read_token_id"]):
+            counts.update(batch["read_token_id"].drop_null().to_pylist())
+    return {tokenizer.decode([token]): rows for token, rows in counts.most_common()}
 
 
 def _refusal(overlaps: list[Overlap]) -> str:

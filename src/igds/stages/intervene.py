@@ -1,4 +1,4 @@
-"""Intervene: which recalled features help when they are amplified (eq. 3-5, STATISTICS 1-2)."""
+"""Intervene: which recalled features help when they are amplified (eq. 3-5)."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ def run(context: Context) -> None:
     mixed = context.config.data.pool_kind == "mixed"
     specificity = _candidates(context, mixed)
     splits, clusters = _examples(context)
+    layers = {FeatureId.parse(name).layer for name in specificity}
     work = {
-        "saes": {str(layer): path for layer, path in context.sae_paths.items()},
+        "saes": {str(layer): context.sae_paths[layer] for layer in sorted(layers)},
         "coefficient": settings.coefficient,
         "batch_tokens": stage.plan["batch_tokens"],
     }
@@ -50,11 +51,10 @@ def run(context: Context) -> None:
             WORK, work, shards, stage.plan, on_result, label
         ),
     )
-    saes = {layer: context.load_sae(layer) for layer in context.sae_paths}
 
     def direction(name: str) -> np.ndarray:
         feature = FeatureId.parse(name)
-        return saes[feature.layer].decoder_rows([feature.index])[0].numpy()
+        return context.load_sae(feature.layer).decoder_rows([feature.index])[0].numpy()
 
     outcome = run_funnel(
         Funnel(
@@ -92,7 +92,8 @@ def _candidates(context: Context, mixed: bool) -> dict[str, float]:
         raise RequestError(
             f"none of the {len(table)} recalled features fires more on task than on control rows "
             f"(the highest lower end of an AUROC is {pc.max(table['specificity_low'])}); a mixed "
-            "pool cannot be ranked by them: add SAEs of other blocks or lower recall.min_frequency"
+            "pool cannot be ranked by them: add SAEs of other blocks, or lower "
+            "recall.min_frequency and say --overwrite"
         )
     names, lows = (chosen[column].to_pylist() for column in ("feature", "specificity_low"))
     return {name: float("nan") if v is None else v for name, v in zip(names, lows, strict=True)}

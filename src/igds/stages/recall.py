@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file
 from igds.data.index import load_index
 from igds.data.splits import SPLITS, split_validation
 from igds.errors import RequestError
+from igds.models.load import describe
 from igds.reading.statistics import PromptSets, feature_statistics, highest_frequency
 from igds.reading.work import RESIDUAL_COLUMN, as_matrix, row_ranges
 from igds.runs.stage import Stage
@@ -40,9 +42,11 @@ def run(context: Context) -> None:
         VERSION,
         recall=settings,
         splits=context.split_sizes,
+        seed=context.config.seed,
         index=context.input_identity("index"),
         model=context.model_identity,
         saes=context.sae_identity,
+        releases=[sae.release for sae in context.config.saes],
     )
     stage = context.open_stage("recall", identity)
     if stage.done:
@@ -67,7 +71,7 @@ def run(context: Context) -> None:
         raise RequestError(
             f"no feature is active on {settings.min_frequency:.0%} of the prior prompts: the "
             f"highest frequency is {best['frequency']:.3f}, of {best['feature']}; lower "
-            "recall.min_frequency or add SAEs of other blocks"
+            "recall.min_frequency (and say --overwrite) or add SAEs of other blocks"
         )
     stage.write_table("features.parquet", features)
     stage.write_json("quality.json", quality)
@@ -91,30 +95,34 @@ def _read_residuals(context: Context, stage: Stage) -> None:
         lambda place, table: stage.write_table(names[missing[place]], table),
         "recall: reading prompts",
     )
-    sealed = _confirmation_rows(context)
+    folder = stage.path / "shards"
+    sealed, d_model = _confirmation_rows(context), describe(context.model).d_model
     for layer in context.sae_paths:
         column = RESIDUAL_COLUMN.format(layer=layer)
         sets = {
-            name: _matrix(sorted((stage.path / "shards").glob(f"{name}-*.parquet")), column, sealed)
+            name: _matrix(sorted(folder.glob(f"{name}-*.parquet")), column, sealed, d_model)
             for name in SETS
         }
         stage.write_tensors(f"residuals/L{layer}.safetensors", sets)
 
 
 def _confirmation_rows(context: Context) -> pa.Array:
-    """Return ids of the split S3, which nothing before confirmation may read (STATISTICS 2)."""
+    """Return ids of all rows with a prompt of split S3, which nothing may read before."""
     if not context.split_sizes:
         return pa.array([], pa.string())
     columns = ["row_id", "prompt_hash", "status"]
     rows = load_index(context.run.path / "index" / "validation", columns)
     rows = rows.filter(pc.equal(rows["status"], "ok"))
-    keys = rows["prompt_hash"].to_pylist()
-    places = split_validation(keys, context.config.seed, context.split_sizes)[SPLITS[-1]]
-    return rows["row_id"].take(pa.array(places, pa.int64())).combine_chunks()
+    keys = rows["prompt_hash"]
+    splits = split_validation(keys.to_pylist(), context.config.seed, context.split_sizes)
+    sealed = keys.take(pa.array(splits[SPLITS[-1]], pa.int64())).combine_chunks()
+    return rows.filter(pc.is_in(keys, value_set=sealed))["row_id"].combine_chunks()
 
 
-def _matrix(shards: list[Path], column: str, sealed: pa.Array) -> np.ndarray:
+def _matrix(shards: Sequence[Path], column: str, sealed: pa.Array, d_model: int) -> np.ndarray:
     """Return one set's residuals at one block, [prompts, d_model], without the sealed rows."""
+    if not shards:
+        return np.empty((0, d_model), dtype=np.float32)
     rows = pa.concat_tables([pq.read_table(shard, columns=["row_id", column]) for shard in shards])
     open_rows = pc.invert(pc.is_in(rows["row_id"], value_set=sealed))
     return as_matrix(rows.filter(open_rows)[column])

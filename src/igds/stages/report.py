@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from igds.config.identity import digest
+from igds.config.schema import Runtime
 from igds.data.index import load_index
 from igds.reporting.page import write_report
+from igds.runs.stage import Stage
 from igds.selection.showcase import showcase
 from igds.stages.context import Context
 
@@ -18,20 +23,26 @@ def run(context: Context) -> None:
     """Write `report/`: `token_activations.parquet` where rows were selected, `index.html`."""
     settings = context.config.report
     assert settings is not None, "the pipeline runs only stages that have a section"
-    done = [name for name in ("recall", "intervene", "select") if context.has_stage(name)]
+    methods = context.config.score.methods if context.config.score else ()
+    wanted = ("recall", "intervene", *(f"score/{method}" for method in methods), "select")
+    done = [name for name in wanted if context.has_stage(name)]
     identity = context.stage_identity(
-        VERSION, report=settings, inputs=context.input_identity("index", *done)
+        VERSION,
+        report=settings,
+        config=digest(replace(context.config, runtime=Runtime())),
+        inputs=context.input_identity("index", *done),
     )
     stage = context.open_stage("report", identity, replace=True)
     if stage.done:
         return
     if "select" in done and context.task_features:
-        stage.write_table("token_activations.parquet", _token_activations(context, settings.rows))
+        table = _token_activations(context, stage, settings.rows)
+        stage.write_table("token_activations.parquet", table)
     write_report(context.run.path, stage.path / "index.html", stage.path)
     stage.commit()
 
 
-def _token_activations(context: Context, rows: int) -> pa.Table:
+def _token_activations(context: Context, stage: Stage, rows: int) -> pa.Table:
     """Return the activation of each task feature at each token of the rows shown."""
     selection = pq.read_table(context.run.path / "select" / "selection.parquet")
     shown = showcase(selection, rows)
@@ -52,7 +63,7 @@ def _token_activations(context: Context, rows: int) -> pa.Table:
             "saes": {str(f.layer): str(context.sae_paths[f.layer]) for f in features},
         },
         [shard],
-        context.plan(),
+        stage.plan,
         lambda _place, table: results.append(table),
         "report: reading the rows shown",
     )

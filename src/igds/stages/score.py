@@ -12,7 +12,7 @@ from igds.config.identity import digest
 from igds.errors import WorkError
 from igds.features import FeatureId
 from igds.methods.base import MethodSpec
-from igds.methods.registry import Ingredients, needs_features, resolve_method
+from igds.methods.registry import Ingredients, needs_features, needs_model, resolve_method
 from igds.reading.work import row_ranges
 from igds.runs.stage import Stage
 from igds.stages.context import Context
@@ -89,6 +89,7 @@ def _identity(context: Context, name: str) -> dict[str, Any]:
         assert context.config.score is not None
         parts["features"] = [str(feature) for feature in _required_features(context)]
         parts["aggregate"] = context.config.score.aggregate
+    if needs_model(name):
         parts["model"] = context.model_identity
         parts["inputs"] = context.input_identity("recall")
     if name in ("random", "igds-random"):
@@ -104,21 +105,20 @@ def _required_features(context: Context) -> tuple[FeatureId, ...]:
     """
     if not context.task_features:
         raise WorkError(
-            f"no task feature to score with: {context.outcome['reason']}. Set "
-            "intervene.allow_unconfirmed: true to go on with the best one, stamped UNCONFIRMED"
+            f"no task feature to score with: {context.outcome['reason']}. To go on with the best "
+            "one, stamped UNCONFIRMED, set intervene.allow_unconfirmed: true and say --overwrite"
         )
     return context.task_features
 
 
 def _ingredients(context: Context, names: Sequence[str]) -> Ingredients:
-    """Return what the methods are made from; SAEs only when one of the methods reads features."""
+    """Return what the methods are made from; SAEs only of the task features' blocks."""
     assert context.config.score is not None
-    needed = any(needs_features(name) for name in names)
-    paths = {layer: str(path) for layer, path in context.sae_paths.items()} if needed else {}
+    features = context.task_features if any(map(needs_features, names)) else ()
     return Ingredients(
-        features=context.task_features if needed else (),
-        saes={layer: context.load_sae(layer) for layer in paths},
-        sae_paths=paths,
+        features=features,
+        saes={layer: context.load_sae(layer) for layer in {f.layer for f in features}},
+        sae_paths=context.sae_paths if any(map(needs_model, names)) else {},
         residuals=context.run.path / "recall" / "residuals",
         aggregate=context.config.score.aggregate,
         seed=context.config.seed,

@@ -59,7 +59,7 @@ def paired_bootstrap(
     total = np.bincount(member, values - mean)
     error = _errors(np.ones((1, len(size))), total, size)[1][0]
     if error == 0:
-        return Interval(mean=float(mean), low=float(mean), high=float(mean))
+        return Interval(mean=float(mean), low=np.nan, high=np.nan)
     shifts, errors = _errors(_weights(len(size), draws, seed), total, size)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(shifts == 0, 0.0, shifts / errors)

@@ -90,7 +90,7 @@ def import_class(path: str, base: Path) -> type:
     try:
         with _on_path(base):
             module = importlib.import_module(module_name)
-    except ImportError as error:
+    except (ImportError, SyntaxError, ValueError) as error:
         raise RequestError(f"task.name {path!r}: {error}; looked beside the config too") from error
     found = getattr(module, class_name, None)
     if not isinstance(found, type):

@@ -1,0 +1,50 @@
+"""What the commands share: their form, and tables on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Command(Protocol):
+    """One command: a frozen dataclass whose fields are its options, and what it does."""
+
+    overridable: ClassVar[bool]
+    """Whether words it does not know are overrides of the configuration."""
+
+    def execute(self, overrides: Sequence[str]) -> None:
+        """Do the work; results go to stdout.
+
+        Raises:
+            RequestError: the request was wrong.
+            WorkError: the work failed.
+        """
+        ...
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table on stdout; numbers are aligned to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [list(row) for row in rows]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for place, name in enumerate(columns):
+        numbers = all(isinstance(row[place], int | float | None) for row in cells)
+        table.add_column(name, justify="right" if numbers else "left", overflow="fold")
+    for row in cells:
+        # Text, not str: rows of a pool may hold what rich would read as markup.
+        table.add_row(*(Text(shown(value)) for value in row))
+    console = Console()
+    # A pipe has no width: lines are then never folded.
+    Console(width=None if console.is_terminal else 10_000).print(table)
+
+
+def shown(value: object) -> str:
+    """Return a value as people read it: absent as a dash, floats with four digits."""
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,71 @@
+"""`igds init`: a first configuration, with every setting explained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from tyro.conf import Positional
+
+from igds.config import schema
+from igds.config.reference import commented_yaml
+from igds.errors import RequestError
+
+_COLUMNS = {
+    "math": {"question": "question", "answer": "answer"},
+    "summarization": {"dialogue": "dialogue", "summary": "summary"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init:
+    """Write a commented config that runs once its paths are yours."""
+
+    overridable: ClassVar[bool] = False
+
+    task: Positional[Literal["math", "summarization"]]
+    """What the rows are for."""
+    output: Path = Path("igds.yaml")
+    """File to write."""
+
+    def execute(self, overrides: Sequence[str]) -> None:  # noqa: ARG002
+        """Write the file.
+
+        Raises:
+            RequestError: it is there already.
+        """
+        if not self.output.parent.is_dir():
+            raise RequestError(f"{self.output.parent} is not a folder")
+        try:
+            with self.output.open("x", encoding="utf-8") as file:
+                file.write(commented_yaml(example(self.task)))
+        except FileExistsError as error:
+            raise RequestError(f"{self.output} is there already: name another --output") from error
+        print(f"{self.output} written: set model.id, saes and the data paths, then")
+        print(f"igds run {self.output}")
+
+
+def example(task: str) -> schema.Config:
+    """Return the configuration that `igds init` writes: every stage, default settings."""
+    return schema.Config(
+        name=task,
+        model=schema.Model(id="path/to/model"),
+        saes=(schema.SAE(path="path/to/sae"),),
+        data=schema.Data(
+            prior=(_source("prior", task),),
+            validation=(_source("validation", task),),
+            pool=(_source("pool", task),),
+        ),
+        task=schema.Task(name=task),
+        recall=schema.Recall(),
+        intervene=schema.Intervene(allow_unconfirmed=True),
+        score=schema.Score(methods=("igds", "igds-random", "cosine", "length", "random")),
+        select=schema.Select(),
+        report=schema.Report(),
+    )
+
+
+def _source(name: str, task: str) -> schema.Source:
+    return schema.Source(path=f"data/{name}.jsonl", columns=_COLUMNS[task])

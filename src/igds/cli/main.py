@@ -1,0 +1,107 @@
+"""The command `igds`: parsing, errors as one line, exit codes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from functools import reduce
+from operator import or_
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import tyro
+
+from igds.cli.command import Command
+from igds.cli.explain import Explain
+from igds.cli.export import Export
+from igds.cli.init import Init
+from igds.cli.run import Run
+from igds.cli.saes import Saes
+from igds.cli.stage import Intervene, Recall, Report, Score, Select
+from igds.cli.status import Status
+from igds.errors import RequestError, WorkError, did_you_mean
+
+_COMMANDS = (
+    Run, Recall, Intervene, Score, Select, Report, Status, Explain, Export, Init, Saes
+)  # fmt: skip
+
+FAILED, WRONG, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+"""Exit codes: the work failed, the request was wrong, SIGINT, SIGTERM."""
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception: workers are closed and the lock is released on its way up."""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Return the exit code of one command; errors are one line on stderr.
+
+    Args:
+        words: the command line without the program's name; `sys.argv` when absent.
+    """
+    words = list(sys.argv[1:] if words is None else words)
+    if words == ["--version"]:
+        from igds import __version__
+
+        print(__version__)
+        return 0
+    # For developers, and not in the help: errors keep their traceback.
+    with_traceback = "--traceback" in words
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        command, unknown = _parse([word for word in words if word != "--traceback"])
+        if unknown and not command.overridable:
+            raise RequestError(f"{unknown[0]} is not an option of igds {_name(type(command))}")
+        command.execute(unknown)
+    except (ValueError, WorkError, OSError) as error:
+        if with_traceback:
+            raise
+        _say(f"error: {error}")
+        return WRONG if isinstance(error, ValueError) else FAILED
+    except KeyboardInterrupt:
+        _say("interrupted: the same command goes on from here")
+        return INTERRUPTED
+    except _Terminated:
+        _say("terminated: the same command goes on from here")
+        return TERMINATED
+    return 0
+
+
+def _parse(words: list[str]) -> tuple[Command, list[str]]:
+    names = [_name(cls) for cls in _COMMANDS]
+    if words and not words[0].startswith("-") and words[0] not in names:
+        raise RequestError(f"igds has no command {words[0]!r}; {did_you_mean(words[0], names)}")
+    commands = (
+        Annotated[cls, tyro.conf.subcommand(_name(cls), prefix_name=False)] for cls in _COMMANDS
+    )
+    union: Any = reduce(or_, commands)
+    return tyro.cli(
+        union,
+        prog="igds",
+        description="Find the SAE features that are causal for a task inside a language model, "
+        "and pick the fine-tuning rows that excite them.",
+        args=words,
+        return_unknown_args=True,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def _name(cls: type) -> str:
+    return cls.__name__.lower()
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    # A second signal must not cut the clean-up of the first short.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _Terminated
+
+
+def _say(text: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True, soft_wrap=True).print(text, markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

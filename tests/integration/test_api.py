@@ -1,0 +1,72 @@
+"""The public pieces against plain transformers, in five model families."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.helpers import FAMILIES, tiny_model, tiny_tokenizer
+from tests.tiny_project import tiny_sae
+
+import igds
+from igds.features import FeatureId
+
+PROMPTS = [f"{'so ' * (place % 5)}{place * 37} and {place * 11}\nSum:" for place in range(12)]
+LAYER = 2
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return tiny_model(request.param)
+
+
+def plain_activations(model, sae):
+    """Return [prompts, d_sae]: one unpadded forward a prompt, the SAE written out."""
+    tokenizer, rows = tiny_tokenizer(), []
+    for prompt in PROMPTS:
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        with torch.no_grad():
+            # hidden_states[0] is the embedding, so block L's output is entry L + 1.
+            hidden = model(ids, output_hidden_states=True).hidden_states[LAYER + 1]
+        rows.append(torch.relu(hidden[0, -1] @ sae.W_enc + sae.b_enc))
+    return torch.stack(rows)
+
+
+def test_scores_equal_plain_transformers(family):
+    sae = tiny_sae(LAYER)
+    features = [FeatureId(LAYER, 3), FeatureId(LAYER, 17)]
+    scores = igds.feature_resonant_scores(
+        family, tiny_tokenizer(), [sae], features, PROMPTS, batch_tokens=100
+    )
+    acts = plain_activations(family, sae)
+    expected = acts[:, 3] + acts[:, 17]
+    assert expected.max() > 0
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5 * float(acts.max()))
+
+
+def test_recall_counts_equal_plain_transformers(family):
+    sae = tiny_sae(LAYER)
+    table = igds.recall(
+        family,
+        tiny_tokenizer(),
+        [sae],
+        PROMPTS[:8],
+        validation_prompts=PROMPTS[8:10],
+        control_prompts=PROMPTS[10:],
+        min_frequency=0.5,
+    )
+    acts = plain_activations(family, sae)[:8]
+    # Only values within 1e-5 of the cut may fall on either side of it.
+    near = (acts.abs() < 1e-5 * acts.max()) & (acts != 0)
+    assert not near.any()
+    np.testing.assert_allclose(
+        table["frequency"].to_numpy(), (acts > 0).double().mean(dim=0).numpy(), atol=1e-12
+    )
+    assert table["recalled"].to_pylist() == ((acts > 0).double().mean(dim=0) >= 0.5).tolist()
+
+
+def test_every_public_name_is_there():
+    for name in igds.__all__:
+        assert getattr(igds, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'recal'"):
+        igds.recal  # noqa: B018 (the lookup is the test)

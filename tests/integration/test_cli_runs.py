@@ -1,0 +1,127 @@
+"""Every command as a user types it, on a whole tiny project."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from igds.cli.main import main
+from igds.runs.lock import RunLock
+
+IGDS = (sys.executable, "-m", "igds.cli.main")
+
+
+def igds(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*IGDS, *words], cwd=project, capture_output=True, text=True)
+
+
+def start(project: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*IGDS, *words],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_stage(project: Path, name: str) -> None:
+    """Wait until the run says that a stage has started."""
+    events = project / "runs" / "tiny" / "events.jsonl"
+    for _ in range(600):
+        if events.exists():
+            lines = [json.loads(line) for line in events.read_text().splitlines()]
+            if any(e["event"] == "stage_started" and e["stage"] == name for e in lines):
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"{name} did not start")
+
+
+def test_commands_from_run_to_export(project: Path) -> None:
+    early = igds(project, "select", "igds.yaml")
+    assert early.returncode == 2
+    assert "needs the stage 'index'" in early.stderr
+
+    done = igds(project, "run", "igds.yaml")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].endswith("runs/tiny/report/index.html")
+    assert "score: reading the pool: 4 done" in done.stderr
+
+    again = igds(project, "select", "igds.yaml", "--select.budget.rows", "7")
+    assert again.returncode == 0, again.stderr
+    selection = pq.read_table(project / "runs/tiny/select/selection.parquet").to_pylist()
+    assert sum(row["selected"] for row in selection) == 7
+
+    status = igds(project, "status", "runs/tiny")
+    assert status.returncode == 0
+    assert "reasons.top" in status.stdout
+
+    explained = igds(project, "explain", "runs/tiny", selection[0]["row_id"])
+    assert explained.returncode == 0, explained.stderr
+    assert f"rank: {selection[0]['rank']}" in explained.stdout
+
+    exported = igds(project, "export", "runs/tiny", "--output", "out.jsonl")
+    assert exported.returncode == 0, exported.stderr
+    kept = (project / "out.jsonl").read_bytes()
+    assert kept == (project / "runs/tiny/select/selected.jsonl").read_bytes()
+    assert kept.count(b"\n") == 7
+
+    other = igds(project, "run", "igds.yaml", "--recall.min-frequency", "0.5")
+    assert other.returncode == 2
+    assert "recall.min_frequency: 0.8 on disk, 0.5 asked for" in other.stderr
+    assert "Traceback" not in other.stderr
+
+
+def test_a_run_in_use_is_refused_and_can_be_looked_at(project: Path) -> None:
+    assert igds(project, "run", "igds.yaml", "--until", "index").returncode == 0
+    with RunLock(project / "runs" / "tiny"):
+        second = igds(project, "run", "igds.yaml")
+        assert second.returncode == 2
+        assert f"in use by pid {os.getpid()}" in second.stderr
+        assert igds(project, "status", "runs/tiny").returncode == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_leaves_nothing_running_or_locked(project: Path, number: int, code: int) -> None:
+    run = start(project, "run", "igds.yaml", "--until", "recall")
+    wait_for_stage(project, "recall")
+    run.send_signal(number)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == code
+    assert "the same command goes on from here" in said
+    assert "Traceback" not in said
+    with pytest.raises(ProcessLookupError):
+        os.killpg(run.pid, 0)
+    with RunLock(project / "runs" / "tiny"):
+        assert not (project / "runs" / "tiny" / "recall").exists()
+    assert igds(project, "run", "igds.yaml", "--until", "recall").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--until", "evaluate"], "evaluate"),
+        (["--runtime.executor", "ray"], "ray"),
+        (["--data.prior.0.path", "absent.jsonl"], "absent.jsonl"),
+        (["--model.id", "absent/folder"], "absent/folder"),
+        (["--saes.0.path", "absent"], "absent"),
+        (["--select.budget.rows", "1000"], "only 60 rows"),
+    ],
+)
+def test_wrong_requests_exit_2(
+    project: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert main(["run", str(project / "igds.yaml"), *words]) == 2
+    shown = capsys.readouterr().err
+    assert "error: " in shown
+    assert said in shown
+    assert "Traceback" not in shown

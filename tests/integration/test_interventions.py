@@ -1,0 +1,263 @@
+"""Screen, samples, promoted tokens and the worker: planted truth, and equality with plain ways."""
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from tests.helpers import (
+    FAMILIES,
+    GOLD,
+    OTHER,
+    PLANTED,
+    planted_model,
+    planted_rows,
+    planted_sae,
+    tiny_model,
+    tiny_tokenizer,
+)
+
+from igds.features import FeatureId
+from igds.interventions.api import intervene
+from igds.interventions.examples import Example, make_examples
+from igds.interventions.promoted import promoted_tokens
+from igds.interventions.samples import exact_samples
+from igds.interventions.screen import gradient_screen, read_gradients
+from igds.interventions.work import InterventionWork, example_shards, promoted_shard
+from igds.models.blocks import decoder_blocks
+from igds.models.likelihood import check_head, head_logits, target_gradient, target_logprobs
+from igds.saes.formats.saelens import write_saelens
+
+FEATURES = [FeatureId(1, index) for index in range(len(PLANTED))]
+EXAMPLE = Example(
+    row_id="a", prompt_ids=[1, *range(40, 60)], response_ids=[70, 71, 9, 10, 200, 201, 5]
+)
+
+
+def planted_examples(n):
+    prompts, responses = planted_rows(n)
+    return make_examples([f"row{i:02}" for i in range(n)], prompts, responses)
+
+
+def means(table, column):
+    grouped = table.group_by("feature").aggregate([(column, "mean")])
+    return dict(
+        zip(grouped["feature"].to_pylist(), grouped[f"{column}_mean"].to_pylist(), strict=True)
+    )
+
+
+def exact(model, examples, features=FEATURES, **options):
+    settings = {"coefficient": 1.0, "batch_tokens": 64, "contrast": True} | options
+    return exact_samples(model, [planted_sae()], features, examples, **settings)
+
+
+def test_planted_deltas():
+    samples = exact(planted_model(), planted_examples(20))
+    delta, contrast, rest = (
+        list(means(samples, column).values())
+        for column in ("delta", "delta_contrast", "delta_without_first_5")
+    )
+    helpful, harmful, first, anything, null, never = range(6)
+    assert delta[helpful] > 0.05 and rest[helpful] > 0.05 and contrast[helpful] > 0.05
+    assert delta[harmful] < -0.02 and rest[harmful] < -0.02
+    assert delta[first] > 0.05 and abs(rest[first]) < 1e-6
+    assert delta[anything] > 0.05 and rest[anything] > 0.05 and contrast[anything] < 0
+    assert abs(delta[null]) < 1e-6
+    assert delta[never] == contrast[never] == rest[never] == 0.0
+    by_token = samples["delta_by_token"].to_numpy()
+    assert np.allclose([row.mean() for row in by_token], samples["delta"].to_numpy(), atol=1e-6)
+
+
+def test_planted_labels_by_the_public_function():
+    tokenizer = tiny_tokenizer(bos=False)
+    prompts, responses = planted_rows(40)
+    texts = [tokenizer.decode(ids) for ids in prompts], [tokenizer.decode(i) for i in responses]
+    effects = intervene(planted_model(), tokenizer, [planted_sae()], FEATURES, *texts)
+    labels = dict(zip(effects["feature"].to_pylist(), effects["label"].to_pylist(), strict=True))
+    assert labels["L1/0"] == "helpful"
+    assert labels["L1/1"] == "harmful"
+    assert labels["L1/2"] == labels["L1/3"] == "format"
+    assert labels["L1/4"] == labels["L1/5"] == "unclear"
+    active = dict(zip(effects["feature"].to_pylist(), effects["active"].to_pylist(), strict=True))
+    assert active["L1/0"] == 40 and active["L1/5"] == 0
+    assert effects["delta"].to_pylist() == sorted(effects["delta"].to_pylist(), reverse=True)
+
+
+def test_intervene_refuses_a_model_in_training():
+    with pytest.raises(ValueError, match="training mode"):
+        intervene(planted_model().train(), tiny_tokenizer(), [planted_sae()], FEATURES, [], [])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_equal_plain_backward(family):
+    model, layers, kept = tiny_model(family), [0, 2, 3], {}
+
+    def keep(layer):
+        def hook(_block, _inputs, output):
+            output.retain_grad()
+            kept[layer] = output
+
+        return hook
+
+    for layer in layers:
+        decoder_blocks(model)[layer].register_forward_hook(keep(layer))
+    prompt, response = EXAMPLE.prompt_ids, torch.tensor(EXAMPLE.response_ids)
+    logits = model(torch.tensor([[*prompt, *EXAMPLE.response_ids]]), use_cache=False).logits[0]
+    logprobs = logits[len(prompt) - 1 : -1].log_softmax(-1).gather(1, response[:, None])
+    logprobs.mean().backward()
+
+    frozen = tiny_model(family).requires_grad_(False)
+    found = read_gradients(frozen, EXAMPLE, layers)
+    for layer in layers:
+        state, grad = found[layer]
+        expected = kept[layer].grad[0, len(prompt) - 1]
+        assert (state - kept[layer][0, len(prompt) - 1]).norm() < 1e-5 * state.norm()
+        assert (grad - expected).norm() < 1e-4 * expected.norm()
+    assert not any(block._forward_hooks for block in decoder_blocks(frozen))
+
+
+def test_screen_is_the_slope_of_the_exact_delta():
+    model, examples = planted_model().requires_grad_(False), planted_examples(4)
+    slope = means(gradient_screen(model, [planted_sae()], FEATURES, examples), "screen")
+    up, down = (
+        means(exact(model, examples, coefficient=c, contrast=False), "delta")
+        for c in (0.005, -0.005)
+    )
+    for feature in map(str, FEATURES):
+        assert (up[feature] - down[feature]) / 0.01 == pytest.approx(
+            slope[feature], rel=0.01, abs=1e-3
+        )
+    assert slope["L1/0"] > 0 > slope["L1/1"]
+    assert slope["L1/5"] == 0
+
+
+def test_screen_scales_with_the_coefficient_and_records_activations():
+    model, examples = planted_model().requires_grad_(False), planted_examples(3)
+    once = gradient_screen(model, [planted_sae()], FEATURES, examples)
+    twice = gradient_screen(model, [planted_sae()], FEATURES, examples, coefficient=2.0)
+    assert np.allclose(twice["screen"], 2 * once["screen"].to_numpy())
+    samples = exact(model, examples)
+    assert np.allclose(once["activation"], samples["activation"], atol=1e-5)
+    assert once["row_id"].to_pylist() == samples["row_id"].to_pylist()
+
+
+def test_response_of_five_tokens_has_no_value_without_them():
+    short = Example(row_id="a", prompt_ids=[5, 6], response_ids=[GOLD] * 5)
+    samples = exact(planted_model(), [short])
+    assert samples["delta_without_first_5"].null_count == len(FEATURES)
+    assert samples["delta_contrast"].null_count == len(FEATURES)
+    assert samples["delta"].null_count == 0
+
+
+def test_order_of_features_across_blocks_does_not_matter():
+    model, examples = planted_model(), planted_examples(2)
+    saes = [planted_sae(2), planted_sae(1)]
+    features = [FeatureId(2, 0), FeatureId(1, 0), FeatureId(2, 1)]
+    options = {"coefficient": 1.0, "batch_tokens": 64, "contrast": False}
+    a = exact_samples(model, saes, features, examples, **options)
+    b = exact_samples(model, saes[::-1], features[::-1], examples, **options)
+    keys = [("row_id", "ascending"), ("feature", "ascending")]
+    assert np.allclose(a.sort_by(keys)["delta"], b.sort_by(keys)["delta"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("feature", "message"),
+    [(FeatureId(2, 0), "L2/0: no SAE reads block 2"), (FeatureId(1, 6), "has 6 features")],
+)
+def test_a_feature_without_its_sae_is_refused(feature, message):
+    with pytest.raises(ValueError, match=message):
+        exact(planted_model(), planted_examples(1), [feature])
+
+
+def test_promoted_tokens_are_the_planted_ones():
+    table = promoted_tokens(
+        planted_model(), tiny_tokenizer(), [planted_sae(3)], [FeatureId(3, 2)], top=2
+    ).to_pylist()
+    assert [row["rank"] for row in table] == [1, 2]
+    assert table[0]["token"] == tiny_tokenizer().decode([GOLD])
+    # norm(6 e_2) is sqrt(32) e_2, and the head's weight there is 0.8
+    assert table[0]["logit"] == pytest.approx(0.8 * 32**0.5, rel=1e-4)
+    assert table[1]["logit"] == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logprobs_in_blocks_are_the_models_own(family, monkeypatch):
+    monkeypatch.setattr("igds.models.likelihood._ROWS", 5)
+    monkeypatch.setattr("igds.models.likelihood._VOCAB", 50)
+    model = tiny_model(family)
+    ids, targets = torch.arange(3, 24).view(3, 7), torch.tensor([9, 8, 258, 0, 3, 3, 4])
+    with torch.no_grad():
+        own = model(ids).logits.log_softmax(-1).gather(2, targets.expand(3, 7)[..., None])[..., 0]
+        hidden = model.model(ids).last_hidden_state
+        assert torch.allclose(target_logprobs(model, hidden, targets), own, atol=1e-5)
+    mean, grad = target_gradient(model, hidden[0], targets)
+    leaf = hidden[0].clone().requires_grad_(True)
+    loss = head_logits(model, leaf).log_softmax(-1).gather(1, targets[:, None]).mean()
+    loss.backward()
+    assert mean == pytest.approx(loss.item(), abs=1e-5)
+    assert torch.allclose(grad, leaf.grad, atol=1e-6)
+    check_head(model)
+
+
+def test_a_model_that_scales_its_logits_is_refused():
+    model = tiny_model()
+    forward = model.forward
+
+    def scaled(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        output.logits = output.logits / 2
+        return output
+
+    model.forward = scaled
+    with pytest.raises(ValueError, match="changes its logits"):
+        check_head(model)
+
+
+def test_the_worker_does_what_the_functions_do(tmp_path):
+    model = planted_model()
+    model.save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    write_saelens(planted_sae(), tmp_path / "sae")
+    spec = {
+        "id": "planted",
+        "path": str(tmp_path / "model"),
+        "revision": None,
+        "dtype": "float32",
+        "device": "cpu",
+        "attention": "sdpa",
+        "trust_remote_code": False,
+    }
+    work = InterventionWork(
+        model=spec,
+        saes={"1": str(tmp_path / "sae")},
+        coefficient=1.0,
+        batch_tokens=64,
+        threads=1,
+    )
+    examples, names = planted_examples(5), [str(feature) for feature in FEATURES]
+    shards = example_shards("exact", names, examples, contrast=True, size=2)
+    assert [len(shard["examples"]) for shard in shards] == [2, 2, 1]
+    assert work(shards[2]).equals(exact(model, examples[4:]))
+    (screen,) = example_shards("screen", names, examples[:1])
+    plain = gradient_screen(model.requires_grad_(False), [planted_sae()], FEATURES, examples[:1])
+    assert work(screen).equals(plain)
+    assert work(promoted_shard(["L1/2"], top=1))["token"].to_pylist() == [
+        tiny_tokenizer().decode([GOLD])
+    ]
+
+
+def test_contrast_takes_the_nearest_length_with_another_text():
+    responses = [[1] * 4, [1] * 4, [2] * 9, [3] * 5, [4] * 8]
+    examples = make_examples(list("abcde"), [[7]] * 5, responses)
+    assert [example.contrast_ids[0] for example in examples] == [3, 3, 4, 4, 2]
+    shuffled = make_examples(list("edcba"), [[7]] * 5, responses[::-1])
+    assert {e.row_id: asdict(e) for e in shuffled} == {e.row_id: asdict(e) for e in examples}
+
+
+def test_contrast_without_another_response_is_none():
+    assert make_examples(["a", "b"], [[7], [8]], [[OTHER], [OTHER]])[0].contrast_ids is None
+
+
+def test_a_row_without_tokens_is_refused():
+    with pytest.raises(ValueError, match="row b has no token"):
+        make_examples(["a", "b"], [[7], [8]], [[1], []])

@@ -1,0 +1,140 @@
+"""The whole run on a tiny model: artifacts, skipping, resuming, refusing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.numpy import load_file as load_arrays
+from safetensors.torch import load_file, save_file
+from tests.helpers import tiny_tokenizer
+from tests.tiny_project import computed_files, run
+from transformers import AutoModelForCausalLM
+
+import igds
+from igds.errors import RequestError
+from igds.features import FeatureId
+from igds.models.capture import capture
+from igds.pipeline import Run
+from igds.runs.folder import RunFolder
+
+
+def result_of(project: Path) -> Run:
+    """Return the run of a finished project."""
+    return Run(RunFolder(project / "runs" / "tiny"))
+
+
+def test_a_run_from_rows_to_page(finished):
+    project, result = finished, result_of(finished)
+    selection = result.selection
+    assert selection["selected"].to_pylist().count(True) == 15
+    pool = [json.loads(line) for line in (project / "pool.jsonl").read_text().splitlines()]
+    lines = (result.folder.path / "select" / "selected.jsonl").read_text().splitlines()
+    chosen = [
+        row for row, keep in zip(pool, selection["selected"].to_pylist(), strict=True) if keep
+    ]
+    assert [json.loads(line) for line in lines] == chosen
+    assert "UNCONFIRMED" in result.report.read_text()
+    scores = result.pool_scores
+    assert scores["igds"].to_pylist() == selection["pool_score"].to_pylist()
+    assert set(scores.column_names) > {"row_id", "cosine", "igds-random", "length"}
+    assert scores["row_id"].to_pylist() == selection["row_id"].to_pylist()
+    assert not list(result.folder.path.glob("*.part"))
+
+
+def test_pool_scores_equal_a_plain_transformers_reference(finished):
+    project, result = finished, result_of(finished)
+    found = json.loads((result.folder.path / "intervene" / "task_features.json").read_text())
+    feature = FeatureId.parse(found["features"][0])
+    sae = igds.load_sae(project / "saes" / f"L{feature.layer}")
+    model = AutoModelForCausalLM.from_pretrained(project / "model").eval()
+    tokenizer = tiny_tokenizer()
+    pool = [json.loads(line) for line in (project / "pool.jsonl").read_text().splitlines()]
+    expected = []
+    for row in pool:
+        ids = tokenizer(f"{row['question']}\nSum:", return_tensors="pt").input_ids
+        with torch.no_grad(), capture(model, [feature.layer]) as kept:
+            model(ids)
+        h = kept[feature.layer][0, -1]
+        expected.append(float(torch.relu(h @ sae.W_enc[:, feature.index])))
+    scores = result.selection["pool_score"].to_numpy()
+    np.testing.assert_allclose(scores, expected, atol=1e-5 * max(expected))
+    assert max(expected) > 0
+
+
+def test_a_second_run_changes_nothing(copied):
+    def stamps() -> dict[Path, int]:
+        stages = [p for p in (copied / "runs" / "tiny").rglob("*/*") if p.is_file()]
+        return {p: p.stat().st_mtime_ns for p in stages}
+
+    before = stamps()
+    run(copied)
+    assert stamps() == before
+
+
+def test_workers_and_a_fresh_start_do_not_change_a_byte(finished, project):
+    again = run(project, "--runtime.workers", "2")
+    assert computed_files(again.folder.path) == computed_files(finished / "runs" / "tiny")
+
+
+def test_a_run_of_another_config_is_refused_with_both_values(copied):
+    before = (copied / "runs" / "tiny" / "config.yaml").read_text()
+    with pytest.raises(RequestError, match=r"min_frequency: 0.8 on disk, 0.7 asked for"):
+        run(copied, "--recall.min-frequency", "0.7")
+    assert (copied / "runs" / "tiny" / "config.yaml").read_text() == before
+    again = run(copied, "--recall.min-frequency", "0.7", until="recall", overwrite=True)
+    recalled = again.features.filter(again.features["recalled"])
+    assert pc.min(recalled["frequency"]).as_py() >= 0.7
+
+
+def test_another_budget_is_no_other_run_and_keeps_the_earlier_selection(copied):
+    first = result_of(copied).selection
+    second = run(copied, "--select.budget.rows", "5").selection
+    assert second["selected"].to_pylist().count(True) == 5
+    kept = list((copied / "runs" / "tiny" / "cells").glob("*/select/selection.parquet"))
+    assert len(kept) == 1
+    assert pq.read_table(kept[0]).equals(first)
+
+
+def test_no_recalled_feature_says_the_highest_frequency(project):
+    write = (project / "igds.yaml").read_text()
+    (project / "igds.yaml").write_text(write.replace("min_frequency: 0.8", "min_frequency: 1.0"))
+    for layer in (1, 2):
+        _silence(project / "saes" / f"L{layer}")
+    with pytest.raises(RequestError, match=r"highest frequency is 0\.000"):
+        run(project)
+
+
+def _silence(folder: Path) -> None:
+    """Give every feature of an SAE a bias that it never gets over."""
+    weights = load_file(folder / "sae_weights.safetensors")
+    weights["b_enc"] -= 1e6
+    save_file(weights, folder / "sae_weights.safetensors")
+
+
+@pytest.mark.parametrize("stage", ["intervene", "select"])
+def test_a_stage_without_its_inputs_is_refused(project, stage):
+    with pytest.raises(RequestError, match="needs the stage 'index'"):
+        run(project, only=stage)
+
+
+def test_overlapping_sets_are_refused_and_allowed_only_by_name(project):
+    rows = (project / "prior.jsonl").read_text().splitlines()
+    with (project / "pool.jsonl").open("a") as pool:
+        pool.write(rows[0] + "\n")
+    with pytest.raises(RequestError, match="prior and pool: 1 equal rows"):
+        run(project)
+    result = run(project, "--data.overlap", "allow")
+    assert "overlap" in result.report.read_text().lower()
+
+
+def test_confirmation_rows_are_read_by_nothing_before(finished):
+    result = result_of(finished)
+    residuals = load_arrays(result.folder.path / "recall" / "residuals" / "L1.safetensors")
+    assert len(residuals["validation"]) == 12  # 18 rows, 6 of them S3
+    assert len(residuals["task_other_template"]) == 12

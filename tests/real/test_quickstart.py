@@ -1,0 +1,117 @@
+"""The quickstart end to end on SmolLM2 with the shipped SAEs, on fewer rows."""
+
+import gzip
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import igds
+import quickstart
+
+POOL_ROWS = 120
+FEWER = {
+    "data.prior.0.limit": 60,
+    "data.validation.0.limit": 36,
+    "data.control.0.limit": 40,
+    "data.pool.0.limit": POOL_ROWS,
+    "intervene.screen-rows": 12,
+    "intervene.order-rows": 12,
+    "intervene.confirm-rows": 12,
+    "intervene.screen-keep": 6,
+    "intervene.exact-keep": 3,
+    "intervene.confirm-n": 2,
+    "runtime.shard-rows": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    words = [word for key, value in FEWER.items() for word in (f"--{key}", str(value))]
+    runs = tmp_path_factory.mktemp("runs")
+    return igds.load_config(quickstart.CONFIG, [*words, "--runs-dir", str(runs)])
+
+
+@pytest.fixture(scope="module")
+def run(config):
+    return igds.run(config)
+
+
+def digests(folder: Path) -> dict[str, tuple[str, int]]:
+    """Content and time of change of every file of the stages."""
+    return {
+        str(file.relative_to(folder)): (
+            hashlib.sha256(file.read_bytes()).hexdigest(),
+            file.stat().st_mtime_ns,
+        )
+        for file in sorted(folder.glob("*/**/*"))
+        if file.is_file()
+    }
+
+
+def test_every_stage_leaves_its_artifacts(run):
+    folder = run.folder.path
+    assert run.features.filter(run.features["recalled"]).num_rows > 0
+    assert set(run.effects["split"].to_pylist()) == {"S1", "S2", "S3"}
+    outcome = json.loads((folder / "intervene" / "task_features.json").read_text())
+    assert outcome["outcome"] == "unconfirmed"
+    assert len(outcome["features"]) == 1
+    assert run.selection.num_rows == POOL_ROWS
+    assert sum(run.selection["selected"].to_pylist()) == POOL_ROWS // 5
+    page = run.report.read_text()
+    assert "UNCONFIRMED" in page
+    assert outcome["features"][0] in page
+
+
+def test_the_kept_rows_are_the_pool_s_own_bytes_in_pool_order(run):
+    pool = gzip.decompress((quickstart.QUICKSTART / "data" / "pool.jsonl.gz").read_bytes())
+    lines = pool.split(b"\n")[:POOL_ROWS]
+    selected = run.selection["selected"].to_pylist()
+    wanted = [line for line, keep in zip(lines, selected, strict=True) if keep]
+    file = run.folder.path / "select" / "selected.jsonl"
+    assert file.read_bytes() == b"\n".join(wanted) + b"\n"
+
+
+def test_the_best_pool_scores_are_kept(run):
+    score = run.selection["pool_score"].to_numpy()
+    kept = np.array(run.selection["selected"].to_pylist())
+    assert score[kept].min() >= score[~kept].max()
+
+
+def test_the_auroc_line_equals_a_count_over_pairs(run):
+    """Independent of igds: every GSM8K row against every other row, from selection.parquet."""
+    labels = np.array(quickstart.read_labels()[:POOL_ROWS])
+    table = pq.read_table(run.folder.path / "select" / "selection.parquet")
+    score = table["pool_score"].to_numpy()
+    for other, sources in (
+        ("non-math", ["strategyqa", "mts-dialog"]),
+        ("TAL-SCQ5K", ["tal-scq5k"]),
+    ):
+        task, rest = score[labels == "gsm8k"][:, None], score[np.isin(labels, sources)][None]
+        value = float(np.mean((task > rest) + 0.5 * (task == rest)))
+        line = f"AUROC of pool_score, GSM8K against {other} rows: {value:.3f}"
+        assert quickstart.separation(run, list(labels)).count(line) == 1
+
+
+def test_the_lines_name_all_four_scores_for_both_comparisons(run):
+    lines = quickstart.separation(run, ["gsm8k", "tal-scq5k", "strategyqa", "mts-dialog"] * 30)
+    assert [line.split(",")[0] for line in lines] == 2 * [
+        f"AUROC of {score}"
+        for score in ("pool_score", "prompt length", "a random feature", "the dense cosine")
+    ]
+
+
+def test_the_table_names_the_task_feature(run):
+    outcome = json.loads((run.folder.path / "intervene" / "task_features.json").read_text())
+    table = quickstart.features_table(run)
+    assert f"{outcome['features'][0]} *" in list(table.columns[0].cells)
+    assert table.row_count == FEWER["intervene.confirm-n"]
+
+
+def test_a_second_run_does_nothing(config, run):
+    before = digests(run.folder.path)
+    igds.run(config)
+    assert digests(run.folder.path) == before

@@ -1,0 +1,208 @@
+"""The funnel's order of steps, its labels and its choice, on planted samples without a model."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from igds.config.schema import Intervene
+from igds.interventions.effects import effects_of, label
+from igds.interventions.funnel import Funnel, best, run_funnel
+from igds.interventions.samples import SAMPLES
+from igds.stats.bootstrap import Interval
+
+SETTINGS = Intervene(screen_keep=5, exact_keep=4, confirm_n=3, top_k=1)
+DELTAS = {"L1/0": 0.5, "L1/1": 0.4, "L1/2": 0.3, "L2/0": 0.2, "L2/10": 0.1, "L2/9": -0.1}
+"""What the screen says, and what the exact deltas are on average, unless a test says otherwise."""
+
+
+class Bench:
+    """A planted world that records what the funnel asked for."""
+
+    def __init__(self, rows=30, deltas=DELTAS, contrast=0.1, rest=0.1):
+        self.calls = []
+        self.rows, self.deltas, self.contrast, self.rest = rows, dict(deltas), contrast, rest
+        self.activation_of = {}
+
+    def screen(self):
+        self.calls.append("screen")
+        pairs = [(f, r) for f in DELTAS for r in range(4)]
+        return pa.table(
+            {
+                "feature": [f for f, _ in pairs],
+                "row_id": [f"S1-{r}" for _, r in pairs],
+                "activation": [1.0] * len(pairs),
+                "screen": [DELTAS[f] + (r - 1.5) / 100 for f, r in pairs],
+            }
+        )
+
+    def exact(self, split, features, contrast):
+        self.calls.append((split, tuple(features), contrast))
+        rng, samples = np.random.default_rng(len(self.calls)), []
+        shared = {r: rng.normal(0, 0.02) for r in range(self.rows)}
+        for row in range(self.rows):
+            for feature in features:
+                source = self.activation_of.get(feature, feature)
+                samples.append(
+                    {
+                        "feature": feature,
+                        "row_id": f"{split}-{row}",
+                        "activation": 2 + np.sin(row * (1 + list(DELTAS).index(source))),
+                        "delta": self.deltas[feature] + shared[row],
+                        "delta_contrast": self.contrast if contrast else None,
+                        "delta_without_first_5": self.rest,
+                        "delta_by_token": [self.deltas[feature]],
+                    }
+                )
+        return pa.Table.from_pylist(samples, schema=SAMPLES)
+
+    def direction(self, feature):
+        vector = np.zeros(8)
+        vector[list(DELTAS).index(feature)] = 1.0
+        return vector
+
+    def run(self, settings=SETTINGS, **changes):
+        splits = ("S1", "S2", "S3")
+        parts = {
+            "settings": settings,
+            "mixed_pool": False,
+            "clusters": {f"{s}-{r}": f"{s}-{r}" for s in splits for r in range(self.rows)},
+            "specificity_low": dict.fromkeys(DELTAS, 0.9),
+            "direction": self.direction,
+            "seed": 0,
+            "screen": self.screen,
+            "exact": self.exact,
+            "commit_plan": lambda plan: self.calls.append(plan),
+        }
+        return run_funnel(Funnel(**parts | changes))
+
+
+def test_each_split_is_read_once_and_the_plan_comes_before_s3():
+    bench = Bench()
+    outcome = bench.run()
+    screen, s1, s2, plan, s3 = bench.calls
+    assert screen == "screen"
+    assert s1 == ("S1", ("L1/0", "L1/1", "L1/2", "L2/0", "L2/10"), False)
+    assert s2 == ("S2", ("L1/0", "L1/1", "L1/2", "L2/0"), True)
+    assert s3 == ("S3", ("L1/0", "L1/1", "L1/2"), True)
+    assert plan["features"] == ["L1/0", "L1/1", "L1/2"]
+    assert plan["order"] == ["L1/0", "L1/1", "L1/2", "L2/0"]
+    assert (plan["coefficient"], plan["delta_min"], plan["side"]) == (1.0, 0.0, "up")
+    assert outcome.task_features["outcome"] == "unconfirmed"
+    assert outcome.task_features["features"] == ["L1/0"]
+    assert outcome.task_features["screen_spearman"] == pytest.approx(1)
+    assert outcome.effects["split"].to_pylist() == ["S1"] * 5 + ["S2"] * 4 + ["S3"] * 3
+    assert outcome.samples.column_names[:3] == ["feature", "split", "row_id"]
+    assert len(outcome.samples) == 30 * 12
+
+
+def test_s2_fixes_the_order_whatever_s1_and_s3_say():
+    bench = Bench()
+    plain = bench.exact
+
+    def exact(split, features, contrast):
+        bench.deltas["L1/2"] = 0.9 if split == "S2" else -0.9 if split == "S3" else 0.3
+        return plain(split, features, contrast)
+
+    outcome = bench.run(exact=exact)
+    assert outcome.task_features["order"][0] == "L1/2"
+    assert outcome.task_features["features"] == ["L1/2"]
+
+
+def test_a_mixed_pool_asks_for_specificity():
+    low = dict.fromkeys(DELTAS, 0.9) | {"L1/0": 0.5, "L1/1": float("nan")}
+    found = Bench().run(mixed_pool=True, specificity_low=low).task_features
+    assert found["features"] == ["L1/2"]
+    assert "lower end of its AUROC is 0.50" in found["refused"]["L1/0"]
+    assert set(found["refused"]) == {"L1/0", "L1/1"}
+    assert Bench().run(specificity_low=low).task_features["features"] == ["L1/0"]
+
+
+def test_second_feature_must_differ_in_direction_and_activation():
+    settings = Intervene(screen_keep=5, exact_keep=4, confirm_n=4, top_k=2)
+    assert Bench().run(settings).task_features["features"] == ["L1/0", "L1/1"]
+
+    same = Bench()
+    vectors = {"L1/1": same.direction("L1/0") + 0.9 * same.direction("L1/1")}
+    found = same.run(settings, direction=lambda f: vectors.get(f, same.direction(f)))
+    assert found.task_features["features"] == ["L1/0", "L1/2"]
+    assert "like L1/0: decoder cosine 0.74" in found.task_features["refused"]["L1/1"]
+
+    twins = Bench()
+    twins.activation_of = {"L1/1": "L1/0"}
+    found = twins.run(settings).task_features
+    assert found["features"] == ["L1/0", "L1/2"]
+    assert "activation correlation 1.00" in found["refused"]["L1/1"]
+
+
+@pytest.mark.parametrize(
+    ("bench", "settings", "reason"),
+    [
+        (Bench(contrast=-0.01), SETTINGS, "(format)"),
+        (Bench(rest=0.0), SETTINGS, "(format)"),
+        (Bench(deltas=dict.fromkeys(DELTAS, -0.2)), SETTINGS, "is not above 0"),
+        (Bench(), Intervene(delta_min=1.0), "is not above 1"),
+    ],
+    ids=["contrast", "first tokens", "harmful", "delta_min"],
+)
+def test_nothing_usable_is_an_outcome_with_its_reason(bench, settings, reason):
+    found = bench.run(settings).task_features
+    assert found["outcome"] == "none"
+    assert found["features"] == []
+    assert found["reason"].startswith("none of the first")
+    assert reason in found["reason"]
+
+
+def test_best_breaks_ties_by_the_features_numbers():
+    assert best({"L2/10": 1.0, "L2/9": 1.0, "L1/50": 1.0, "L0/0": 0.0}, 3) == [
+        "L1/50",
+        "L2/9",
+        "L2/10",
+    ]
+
+
+def interval(mean, low=None, high=None):
+    return Interval(
+        mean=mean, low=mean - 0.1 if low is None else low, high=mean + 0.1 if high is None else high
+    )
+
+
+@pytest.mark.parametrize(
+    ("delta", "contrast", "rest", "expected"),
+    [
+        (interval(0.3), interval(0.2), interval(0.1), "helpful"),
+        (interval(0.05), interval(0.2), interval(0.1), "unclear"),
+        (interval(-0.3), interval(-0.2), interval(-0.1), "harmful"),
+        (interval(0.3), interval(0.0), interval(0.1), "format"),
+        (interval(0.3), interval(0.2), interval(-0.1), "format"),
+        (interval(0.3), interval(0.2), interval(np.nan), "helpful"),
+        (interval(0.3), interval(np.nan), interval(0.1), "unclear"),
+        (interval(0.3, np.nan, np.nan), interval(0.2), interval(0.1), "unclear"),
+    ],
+)
+def test_labels(delta, contrast, rest, expected):
+    assert label(delta, contrast, rest) == expected
+
+
+def test_effects_count_what_is_missing_and_cluster_by_prompt():
+    rows = [
+        {
+            "feature": "L1/0",
+            "row_id": str(row),
+            "activation": float(row % 2),
+            "delta": row / 10,
+            "delta_contrast": None,
+            "delta_without_first_5": None if row < 3 else 1.0,
+            "delta_by_token": [0.0],
+        }
+        for row in range(8)
+    ]
+    samples = pa.Table.from_pylist(rows, schema=SAMPLES)
+    options = {"split": "S1", "coefficient": 2.0, "screen": {}, "seed": 0}
+    alone = effects_of(samples, {str(r): str(r) for r in range(8)}, **options).to_pylist()[0]
+    pairs = effects_of(samples, {str(r): str(r // 2) for r in range(8)}, **options).to_pylist()[0]
+    assert (alone["n"], alone["active"], alone["n_without_first_5"]) == (8, 4, 5)
+    assert alone["delta"] == pytest.approx(0.35) == pairs["delta"]
+    assert alone["delta_contrast"] is None and alone["contrast_low"] is None
+    assert alone["delta_without_first_5"] == 1.0
+    assert alone["coefficient"] == 2.0 and alone["screen"] is None
+    assert pairs["delta_high"] - pairs["delta_low"] > alone["delta_high"] - alone["delta_low"]

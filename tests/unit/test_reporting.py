@@ -1,0 +1,421 @@
+"""The page shows what was planted, escapes what is hostile, and refuses what is incomplete."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_folder import HOSTILE, TASK_FEATURE, Plan, drop_column, write_run
+
+from igds.errors import RequestError
+from igds.features import FeatureId
+from igds.reporting import summaries, text
+from igds.reporting.page import write_report
+from igds.reporting.strips import LISTED_TOKENS, SHOWN_ENDS, colour, heat_scale
+from igds.reporting.values import Interval, ShownRow, Strip
+
+VOID = {"meta", "br", "img", "link", "hr", "input", "path", "use"}
+SECTIONS = ("features", "others", "recall", "scores", "rows", "unscored", "facts")
+
+
+class Page(HTMLParser):
+    """A parsed page: its text, its tags with attributes, and whether the tags nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.html, self.words, self.tags, self.open = html, [], [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", "".join(self.words))
+
+    def values(self, attribute: str) -> list[str]:
+        return [attrs[attribute] or "" for _, attrs in self.tags if attribute in attrs]
+
+
+def make_page(folder: Path, plan: Plan) -> Page:
+    write_run(folder, plan)
+    write_report(folder, folder / "report" / "index.html")
+    return Page((folder / "report" / "index.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return make_page(tmp_path_factory.mktemp("run"), Plan())
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "118 of 600 pool rows selected by igds, ranked by the activation of L14/11575",
+        "Delta on S3on 100 prompts nothing before had read+0.042 [+0.0",
+        "Prompts where it is inactivethere the intervention does nothing4 of 100",
+        "share of task prompts on which it is active94.3 %",
+        "the same on rows of other tasks12.3 %",
+        "0.876 [0.840, 0.910]",
+        "against other templates0.642",
+        "␣therefore",
+        "↵↵",
+        "90 of 240 features pass",
+        "0.812",
+        "47.3",
+        "2.1 %",
+        "Spearman correlation −0.14",
+        "rank correlation of 0.93",
+        "not specific: the lower end of its AUROC is 0.47",
+        "Method, budgetigds; ratio 0.2",
+        "3 min 12 s",
+        "20260113",
+        "prior30029927,4111 empty_prompt",
+        "put your final answer within \\boxed{}. Solution:",
+        "gsm8k, row ",
+    ],
+)
+def test_planted_values_are_shown(page: Page, planted: str) -> None:
+    assert planted in page.text
+
+
+def test_every_row_without_a_score_is_counted(page: Page) -> None:
+    section = page.text[page.text.index("Rows of the pool by status.") :]
+    table = section[: section.index("The run")]
+    assert "Statusindexigdsrandom" in table
+    assert "ok593593592" in table
+    assert "bad_json222" in table
+    assert "no_value··1" in table
+    assert "too_long444" in table
+
+
+def test_tags_nest_and_anchors_lead_somewhere(page: Page) -> None:
+    assert not page.open
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    for link in page.values("href") + page.values("xlink:href"):
+        assert link.removeprefix("#") in ids or link.startswith("https://www.neuronpedia.org/")
+    referenced = re.findall(r"url\(#([^)]*)\)", page.html)
+    assert set(referenced) <= set(ids)
+
+
+def test_page_needs_no_network_and_no_script(page: Page) -> None:
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "link", "iframe", "img", "object", "embed", "base", "form", "b>"}
+    assert not page.values("src")
+    assert "@import" not in page.html
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", page.html))
+    policy = [a["content"] for t, a in page.tags if a.get("http-equiv")]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+
+
+def test_hostile_rows_are_text(page: Page) -> None:
+    assert "<script>alert('x')</script>⟨U+202E⟩evil⟨U+202C⟩⟨U+2028⟩next␀ &amp; \"q\"" in page.text
+    assert not set(HOSTILE) & set("\u202e\u2028\x00") & set(page.html)
+    assert "<img src=x onerror=alert(1)>" in page.text
+    assert "strategyqa<b>" in page.text
+    assert "best is L14/11575 <i>unproven</i>" in page.text
+    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
+    assert max(map(len, page.text.split(" "))) < 400
+    assert "…[5,000 characters]" in page.text
+
+
+def test_neuronpedia_links_only_where_the_sae_names_one(page: Page) -> None:
+    links = {link for link in page.values("href") if link.startswith("https://")}
+    start = "https://www.neuronpedia.org/gemma-2-2b/14-gemmascope-res-16k/"
+    assert f"{start}11575" in links
+    assert all(link.startswith(start) for link in links)
+
+
+def test_hostile_neuronpedia_name_stays_inside_the_address(tmp_path: Path) -> None:
+    write_run(tmp_path, Plan())
+    path = tmp_path / "recall" / "quality.json"
+    quality = json.loads(path.read_text())
+    quality["L14"]["neuronpedia_id"] = 'x" onclick="alert(1)?a=<b>#'
+    path.write_text(json.dumps(quality))
+    write_report(tmp_path, tmp_path / "page.html")
+    page = Page((tmp_path / "page.html").read_text())
+    (link, *_) = [link for link in page.values("href") if link.endswith("/11575")]
+    assert link == (
+        "https://www.neuronpedia.org/x%22%20onclick%3D%22alert%281%29%3Fa%3D%3Cb%3E%23/11575"
+    )
+    assert not page.values("onclick")
+
+
+@pytest.mark.parametrize(
+    ("plan", "stamp"),
+    [
+        (Plan(), "UNCONFIRMED"),
+        (Plan(until="intervene", outcome="none"), "NO TASK FEATURE"),
+        (Plan(until="index", overlap="allow"), "OVERLAP ALLOWED"),
+    ],
+)
+def test_reservations_stand_before_any_number(tmp_path: Path, plan: Plan, stamp: str) -> None:
+    html = make_page(tmp_path, plan).html
+    assert 0 < html.index(f"<strong>{stamp}</strong>") < html.index('class="tiles"')
+
+
+def test_a_confirmed_disjoint_run_bears_no_stamp(tmp_path: Path) -> None:
+    page = make_page(tmp_path, Plan(outcome="confirmed"))
+    assert 'class="stamp"' not in page.html
+
+
+def test_overlaps_are_listed(tmp_path: Path) -> None:
+    page = make_page(tmp_path, Plan(until="index", overlap="allow"))
+    assert "prior and pool: 3 equal rows, 17 rows with a common 13-word run" in page.text
+
+
+@pytest.mark.parametrize(
+    ("until", "sections"),
+    [
+        ("index", ("unscored", "facts")),
+        ("recall", ("recall", "unscored", "facts")),
+        ("intervene", ("features", "others", "recall", "unscored", "facts")),
+        ("select", ("features", "others", "recall", "scores", "unscored", "facts")),
+        ("report", SECTIONS),
+    ],
+)
+def test_sections_are_those_of_the_stages_that_ran(
+    tmp_path: Path, until: str, sections: tuple[str, ...]
+) -> None:
+    page = make_page(tmp_path, Plan(until=until))
+    found = tuple(attrs["id"] for tag, attrs in page.tags if tag == "section")
+    assert found == sections
+    assert [link for link in page.values("href") if link[0] == "#" and link[1:] in SECTIONS] == [
+        f"#{name}" for name in sections
+    ]
+
+
+def test_several_task_features_each_have_a_column_and_a_strip(tmp_path: Path) -> None:
+    names = (TASK_FEATURE, "L9/892", "L21/30170")
+    page = make_page(tmp_path, Plan(task_features=names))
+    assert "L14/11575, L9/892, L21/30170" in page.text
+    strips = [attrs for tag, attrs in page.tags if attrs.get("class") == "strip"]
+    responses = 10
+    assert len(strips) == 3 * 10 + responses
+
+
+def test_a_cut_inside_a_tie_is_warned_of(tmp_path: Path, page: Page) -> None:
+    tied = make_page(tmp_path, Plan(tied=True))
+    assert "The cut falls inside a tie." in tied.text
+    assert "The cut falls inside a tie." not in page.text
+
+
+def test_same_run_gives_same_bytes(tmp_path: Path) -> None:
+    assert make_page(tmp_path / "a", Plan()).html == make_page(tmp_path / "b", Plan()).html
+
+
+def test_rows_may_come_from_another_folder(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", Plan())
+    (tmp_path / "run" / "report").rename(tmp_path / "part")
+    write_report(tmp_path / "run", tmp_path / "without.html")
+    write_report(tmp_path / "run", tmp_path / "with.html", tmp_path / "part")
+    assert 'id="rows"' not in (tmp_path / "without.html").read_text()
+    assert 'id="rows"' in (tmp_path / "with.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("artifact", "column"),
+    [
+        ("recall/features.parquet", "template_specificity"),
+        ("recall/features.parquet", "recalled"),
+        ("intervene/effects.parquet", "contrast_low"),
+        ("intervene/effects.parquet", "active"),
+        ("intervene/promoted.parquet", "token"),
+        ("score/igds/shard-00001.parquet", "status"),
+        ("select/selection.parquet", "pool_score"),
+        ("select/selection.parquet", "rank"),
+        ("index/rows-00001.parquet", "n_prompt_tokens"),
+        ("index/rows-00000.parquet", "response"),
+        ("report/token_activations.parquet", "tokens"),
+    ],
+)
+def test_a_missing_column_is_an_error_that_names_it(
+    tmp_path: Path, artifact: str, column: str
+) -> None:
+    write_run(tmp_path, Plan())
+    drop_column(tmp_path / artifact, column)
+    with pytest.raises(RequestError, match=rf"{Path(artifact).name} has no column {column}"):
+        write_report(tmp_path, tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("artifact", "key"),
+    [
+        ("manifest.json", "versions"),
+        ("index/summary.json", "template"),
+        ("intervene/task_features.json", "order"),
+        ("select/summary.json", "tied_at_cut"),
+    ],
+)
+def test_a_missing_key_is_an_error_that_names_it(tmp_path: Path, artifact: str, key: str) -> None:
+    write_run(tmp_path, Plan())
+    value = json.loads((tmp_path / artifact).read_text())
+    del value[key]
+    (tmp_path / artifact).write_text(json.dumps(value))
+    with pytest.raises(RequestError, match=f"has no key {key}"):
+        write_report(tmp_path, tmp_path / "page.html")
+
+
+@pytest.mark.parametrize(
+    "artifact", ["config.yaml", "manifest.json", "recall/quality.json", "intervene/effects.parquet"]
+)
+def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path, artifact: str) -> None:
+    write_run(tmp_path, Plan())
+    (tmp_path / artifact).unlink()
+    with pytest.raises(RequestError, match=Path(artifact).name):
+        write_report(tmp_path, tmp_path / "page.html")
+
+
+def test_a_selection_of_another_index_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path, Plan())
+    (tmp_path / "index" / "rows-00001.parquet").unlink()
+    with pytest.raises(RequestError, match="not of this index"):
+        write_report(tmp_path, tmp_path / "page.html")
+
+
+def test_figures_are_text_in_the_colours_of_the_page(page: Page) -> None:
+    svgs = re.findall(r"<svg.*?</svg>", page.html, flags=re.DOTALL)
+    assert len(svgs) == 4
+    for svg in svgs:
+        assert "<text" in svg
+        assert "var(--muted)" in svg
+        assert not re.search(r"#0102|#000000|black|DejaVu|width=\"[\d.]+pt", svg)
+    assert ">Recalled features</text>" in svgs[0]
+    assert ">L14/11575</text>" in svgs[1]
+
+
+def test_matplotlib_is_imported_only_to_draw() -> None:
+    code = "import sys, igds.reporting.page; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def strip(activations: list[float]) -> Strip:
+    tokens = tuple(f" w{place}" for place in range(len(activations)))
+    return Strip(feature=FeatureId(1, 2), tokens=tokens, activations=tuple(activations))
+
+
+def test_tokens_are_coloured_by_their_share_of_the_scale() -> None:
+    drawn = colour(strip([400.0, 0.0, 0.0, 2.5, 10.0]), end=10.0)
+    assert [(p.text, p.heat, p.position, p.read) for p in drawn.head] == [
+        (" w0", 1.0, 1, False),
+        (" w1 w2", 0.0, 2, False),
+        (" w3", 0.25, 4, False),
+        (" w4", 1.0, 5, True),
+    ]
+    assert (drawn.active, drawn.n_tokens, drawn.omitted) == (3, 5, 0)
+    assert [p.activation for p in drawn.listed] == [400.0, 2.5, 10.0]
+
+
+def test_the_middle_of_a_long_prompt_is_counted() -> None:
+    activations = [0.0] * (2 * SHOWN_ENDS + 100)
+    activations[SHOWN_ENDS + 7] = 3.5
+    drawn = colour(strip(activations), end=3.5)
+    assert (drawn.omitted, drawn.omitted_max, drawn.active) == (100, 3.5, 1)
+    assert [p.activation for p in drawn.listed] == [3.5]
+    assert drawn.tail[-1].read
+
+
+def test_at_most_a_dozen_numbers_are_listed_in_order_of_the_prompt() -> None:
+    activations = [float(x) for x in np.random.default_rng(0).permutation(40) + 1]
+    drawn = colour(strip(activations), end=40.0)
+    assert {p.activation for p in drawn.listed} == {40.0 - k for k in range(LISTED_TOKENS)}
+    assert [p.position for p in drawn.listed] == sorted(p.position for p in drawn.listed)
+
+
+def test_a_silent_prompt_is_drawn_without_colour() -> None:
+    drawn = colour(strip([0.0, 0.0]), end=0.0)
+    assert [p.heat for p in drawn.head] == [0.0, 0.0]
+    assert drawn.listed == []
+
+
+def test_first_tokens_do_not_set_the_scale() -> None:
+    row = ShownRow(
+        row_id="a",
+        group="best",
+        source="s",
+        ordinal=0,
+        response=None,
+        pool_score=1.0,
+        rank=1,
+        selected=True,
+        reason="top",
+        strips=(strip([400.0, 1.0, 3.0]), strip([900.0])),
+    )
+    assert heat_scale([row]) == {FeatureId(1, 2): 3.0}
+
+
+def test_whiskers_share_an_axis_that_holds_zero() -> None:
+    first = Interval(value=2.0, low=1.0, high=4.0)
+    second = Interval(value=3.0, low=math.nan, high=9.0)
+    low, high = summaries.whisker_scale([first, second])
+    assert low < 0.0 < 9.0 < high
+    marks = summaries.whisker(first, (0.0, 10.0))
+    assert marks == {"zero": 0.0, "dot": 20.0, "start": 10.0, "width": 30.0}
+
+
+def test_status_table_has_every_status_of_every_method() -> None:
+    methods = {"igds": {"ok": 3}, "x": {"late": 1}}
+    columns, rows = summaries.status_table(methods, {"ok": 3, "bad": 2})
+    assert columns == ["index", "igds", "x"]
+    assert rows == [("ok", [3, 3, 0]), ("bad", [2, 0, 0]), ("late", [0, 0, 1])]
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("a\nb\tc", "a\nb\tc"),
+        ("\x00\x1b\x7f", "␀␛⟨U+007F⟩"),
+        ("\u202ea\u2028\u2029\u0085", "⟨U+202E⟩a⟨U+2028⟩⟨U+2029⟩⟨U+0085⟩"),
+        ("\ud800\ufeff", "⟨U+D800⟩⟨U+FEFF⟩"),
+        ("👩\u200d🔬 مرحبا", "👩\u200d🔬 مرحبا"),
+    ],
+)
+def test_hidden_characters_are_made_visible(given: str, shown: str) -> None:
+    assert text.visible(given) == shown
+    assert text.visible(shown) == shown
+
+
+def test_numbers_read_well() -> None:
+    assert text.number(-0.00049) == "0.000"
+    assert text.number(-0.0005001) == "−0.001"
+    assert text.number(math.nan) == "n/a"
+    assert text.number(None) == "n/a"
+    assert text.signed(0.0421) == "+0.042"
+    assert text.signed(0.0001) == "0.000"
+    assert text.signed(math.nan) == "n/a"
+    assert text.percent(0.12345) == "12.3 %"
+    assert text.compact(12345.6) == "1.235e+04"
+    assert text.count(1234567) == "1,234,567"
+    assert [text.duration(s) for s in (0.42, 61, 3725)] == ["0.4 s", "1 min 01 s", "1 h 02 min"]
+
+
+def test_nested_identities_become_dotted_names() -> None:
+    nested = {"a": {"b": 1, "c": [1, 2]}, "d": [{"e": None}, "f"]}
+    assert list(text.flatten(nested)) == [
+        ("a.b", "1"),
+        ("a.c", "1, 2"),
+        ("d.0.e", "None"),
+        ("d.1", "f"),
+    ]

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from decimal import Decimal
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from igds.config.schema import Budget, Select
+from igds.errors import RequestError
+from igds.selection.budgets import choose, rows_to_keep
+from igds.selection.showcase import showcase
+from igds.selection.tables import selection_summary, selection_table, tie_breaks, unique_mask
+
+
+def pick(scores, budget, *, tie=None, duplicate=None, tokens=None, n_ok=None):
+    scores = np.asarray(scores, dtype=np.float64)
+    n = len(scores)
+    return choose(
+        scores,
+        tie_break=np.asarray(range(n) if tie is None else tie, dtype=np.uint64),
+        duplicate=np.zeros(n, dtype=bool)
+        if duplicate is None
+        else np.asarray(duplicate, dtype=bool),
+        n_tokens=np.full(n, 10) if tokens is None else np.asarray(tokens),
+        n_ok=n if n_ok is None else n_ok,
+        budget=budget,
+    )
+
+
+@pytest.mark.parametrize(
+    ("ratio", "n_ok", "rows"),
+    [
+        ("0.145", 100, 15),  # 14.499999 in binary arithmetic
+        ("0.2", 1503, 301),  # 300.6
+        ("0.5", 3, 2),  # halves go up
+        ("0.001", 10, 1),  # never nothing
+        ("1", 7, 7),
+    ],
+)
+def test_a_ratio_is_resolved_in_decimal_arithmetic(ratio, n_ok, rows):
+    assert rows_to_keep(Budget(ratio=Decimal(ratio)), n_ok) == rows
+
+
+def test_rows_keep_the_highest_scores_and_say_why():
+    result = pick([0.1, 5.0, 3.0, 4.0], Budget(rows=2))
+    assert result.selected.tolist() == [False, True, False, True]
+    assert result.rank.tolist() == [4, 1, 3, 2]
+    assert result.reason == ["budget", "top", "budget", "top"]
+    assert result.cut == 4.0
+
+
+def test_ties_break_by_the_hash_and_not_by_place():
+    first = pick([1.0, 1.0, 1.0], Budget(rows=1), tie=[5, 3, 4])
+    assert first.selected.tolist() == [False, True, False]
+    assert first.reason == ["tie", "tie", "tie"]
+    # The same rows in another order: the same row is chosen.
+    assert pick([1.0, 1.0, 1.0], Budget(rows=1), tie=[4, 5, 3]).selected.tolist() == [0, 0, 1]
+
+
+def test_a_tie_that_the_cut_does_not_part_is_no_tie():
+    assert pick([2.0, 2.0, 1.0], Budget(rows=2)).reason == ["top", "top", "budget"]
+
+
+def test_tokens_stop_before_the_first_row_that_does_not_fit():
+    # In rank order 40 + 50 fit into 100; 30 does not, and the 5 behind it is not reached for.
+    result = pick([4.0, 3.0, 2.0, 1.0], Budget(tokens=100), tokens=[40, 50, 30, 5])
+    assert result.selected.tolist() == [True, True, False, False]
+    assert pick([2.0, 1.0], Budget(tokens=20)).selected.all()  # exactly full
+
+
+def test_a_token_budget_under_the_best_row_is_refused():
+    with pytest.raises(RequestError, match="best row alone has 10 tokens"):
+        pick([2.0, 1.0], Budget(tokens=9))
+
+
+def test_a_budget_over_the_pool_is_refused_with_the_counts():
+    with pytest.raises(RequestError, match="only 2 rows of the pool have status ok"):
+        pick([1.0, 2.0], Budget(rows=3))
+    with pytest.raises(
+        RequestError, match=r"asks for 2 rows, but only 1 can be chosen.*1 of those"
+    ):
+        pick([1.0, 2.0], Budget(rows=2), duplicate=[False, True])
+
+
+def test_a_method_that_scores_fewer_rows_gets_no_smaller_budget():
+    with pytest.raises(RequestError, match="asks for 3 rows, but only 2 can be chosen"):
+        pick([1.0, np.nan, 2.0], Budget(ratio=Decimal(1)), n_ok=3)
+
+
+def test_rows_without_a_score_and_duplicates_are_left_out():
+    result = pick([3.0, np.nan, 3.0, 1.0], Budget(rows=2), duplicate=[0, 0, 1, 0])
+    assert result.selected.tolist() == [True, False, False, True]
+    assert result.reason == ["top", "status", "duplicate", "top"]
+    assert result.rank[1] == 0
+
+
+def test_tie_breaks_follow_seed_and_id_alone():
+    ids = pa.chunked_array([["a", "b", "c"]])
+    assert tie_breaks(ids, 1).tolist() == tie_breaks(ids, 1).tolist()
+    assert tie_breaks(ids, 1).tolist() != tie_breaks(ids, 2).tolist()
+    turned = pa.chunked_array([["c", "b", "a"]])
+    assert tie_breaks(turned, 1).tolist() == tie_breaks(ids, 1).tolist()[::-1]
+
+
+def test_of_equal_rows_the_first_is_unique():
+    rows = pa.table({"content_hash": ["x", "y", "x", "z", "y"]})
+    assert unique_mask(rows, "row").tolist() == [True, True, False, True, False]
+    assert unique_mask(rows, "none").all()
+
+
+def test_the_summary_counts_what_the_page_shows():
+    scores = np.array([0.0, 0.0, 2.0, 5.0, np.nan])
+    result = pick(scores, Budget(rows=3), n_ok=4)
+    rows = pa.table(
+        {
+            "status": ["ok", "ok", "ok", "ok", "torn_line"],
+            "n_prompt_tokens": pa.array([1, 2, 3, 4, None], pa.int32()),
+            "n_train_tokens": pa.array([10, 20, 30, 40, None], pa.int32()),
+        }
+    )
+    summary = selection_summary(rows, scores, result, Select(budget=Budget(rows=3)))
+    assert summary["scored"] == 4
+    assert summary["selected"] == 3
+    assert summary["selected_tokens"] == 80
+    assert summary["share_zero"] == 0.5
+    assert summary["tied_at_cut"] == 2
+    assert summary["tied_at_cut_selected"] == 1
+    assert summary["reasons"] == {"tie": 2, "top": 2, "status": 1}
+    assert summary["spearman_prompt_length"] == pytest.approx(0.9486833)  # ranks 1.5 1.5 3 4
+
+
+def test_the_showcase_is_best_worst_and_around_the_cut_without_repeats():
+    scores = np.arange(20, dtype=np.float64)
+    ids = pa.chunked_array([[f"r{place}" for place in range(20)]])
+    table = selection_table(ids, scores, pick(scores, Budget(rows=10)))
+    shown = showcase(table, 4)
+    groups = dict(zip(shown["row_id"].to_pylist(), shown["group"].to_pylist(), strict=True))
+    assert [k for k, v in groups.items() if v == "best"] == ["r19", "r18", "r17", "r16"]
+    assert [k for k, v in groups.items() if v == "borderline"] == ["r11", "r10", "r9", "r8"]
+    assert [k for k, v in groups.items() if v == "worst"] == ["r3", "r2", "r1", "r0"]
+    small = showcase(table.slice(0, 3), 4)
+    assert sorted(small["row_id"].to_pylist()) == ["r0", "r1", "r2"]
