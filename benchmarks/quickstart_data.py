@@ -238,6 +238,6 @@ def _draw(purpose: str, text: str) -> bytes:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sources", type=Path, required=True, help="folder of the open data sets")
     build(parser.parse_args().sources)

@@ -41,7 +41,7 @@ def make_progress() -> Progress:
 
 
 class SilentProgress:
-    """Shows nothing: the default of the Python API."""
+    """Shows nothing."""
 
     @contextmanager
     def task(self, name: str, total: int | None) -> Iterator[Handle]:  # noqa: ARG002

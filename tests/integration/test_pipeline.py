@@ -130,7 +130,7 @@ def test_overlapping_sets_are_refused_and_allowed_only_by_name(project):
     with pytest.raises(RequestError, match="prior and pool: 1 equal rows"):
         run(project)
     result = run(project, "--data.overlap", "allow")
-    assert "overlap" in result.report.read_text().lower()
+    assert "OVERLAP ALLOWED" in result.report.read_text()
 
 
 def test_confirmation_rows_are_read_by_nothing_before(finished):
@@ -138,3 +138,47 @@ def test_confirmation_rows_are_read_by_nothing_before(finished):
     residuals = load_arrays(result.folder.path / "recall" / "residuals" / "L1.safetensors")
     assert len(residuals["validation"]) == 12  # 18 rows, 6 of them S3
     assert len(residuals["task_other_template"]) == 12
+
+
+def test_every_row_with_a_confirmation_prompt_is_sealed(project):
+    rows = (project / "validation.jsonl").read_text().splitlines()
+    again = [json.dumps({**json.loads(row), "answer": "another"}) for row in rows]
+    (project / "validation.jsonl").write_text("\n".join([*rows, *again]) + "\n")
+    result = run(project, until="recall")
+    residuals = load_arrays(result.folder.path / "recall" / "residuals" / "L1.safetensors")
+    # 18 prompts, each twice; both rows of the 6 prompts of S3 are left out.
+    assert len(residuals["validation"]) == 24
+
+
+def test_another_seed_is_another_recall(copied):
+    with pytest.raises(RequestError, match="seed: 0 on disk, 1 asked for"):
+        run(copied, "--seed", "1", until="recall")
+
+
+def test_one_stage_of_another_config_is_refused(copied):
+    with pytest.raises(RequestError, match=r"min_frequency: 0.8 on disk, 0.5 asked for"):
+        run(copied, "--recall.min-frequency", "0.5", only="select", overwrite=True)
+
+
+def test_another_method_makes_another_page(copied):
+    before = result_of(copied).report.stat().st_mtime_ns
+    text = (copied / "igds.yaml").read_text().replace("prompt-length, random]", "random]")
+    (copied / "igds.yaml").write_text(text)
+    assert run(copied).report.stat().st_mtime_ns > before
+
+
+def test_recall_alone_needs_neither_validation_nor_pool(project):
+    text = (project / "igds.yaml").read_text()
+    text = text[: text.index("intervene:")]
+    for name in ("validation", "pool"):
+        text = text.replace(f"  {name}: [{{path: {name}.jsonl}}]\n", "")
+    (project / "igds.yaml").write_text(text)
+    features = run(project).features
+    assert features["specificity"].null_count == len(features)
+    assert pc.any(features["recalled"]).as_py()
+
+
+def test_the_manifest_says_unconfirmed(finished):
+    manifest = result_of(finished).folder.manifest()
+    assert manifest["outcome"] == "UNCONFIRMED"
+    assert set(manifest["stages"]) == {"index", "recall", "intervene", "score", "select", "report"}

@@ -27,6 +27,10 @@ CHECKED = ("prior", "validation", "control", "pool", "test")
 """Sets that must be disjoint."""
 
 
+MIN_CONTROLS = 200
+"""Control rows under which an interval of specificity says little."""
+
+
 class Set(NamedTuple):
     """One set of rows and how it is rendered."""
 
@@ -65,6 +69,12 @@ def run(context: Context) -> None:
                 progress=bar.advance,
                 other_templates=others if entry.other_templates else (),
             )
+    controls = summaries["control"].status.get("ok", 0) if "control" in summaries else 0
+    if controls < MIN_CONTROLS:
+        context.progress.note(
+            f"note: {controls} control rows; specificity wants at least {MIN_CONTROLS}, of four "
+            "sources and of the task's length"
+        )
     overlaps = check_overlap({n: stage.path / sets[n].folder for n in CHECKED if n in sets})
     if overlaps and context.config.data.overlap == "refuse":
         raise RequestError(_refusal(overlaps))
