@@ -131,9 +131,27 @@ def test_quality_by_hand() -> None:
     x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     without_sum = torch.tensor([[1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
     quality = sae_quality(planted("relu", W_enc=without_sum), x)
+    assert quality["edge_cases"] == 10  # values of exactly 0, at the cut of a ReLU
+    del quality["edge_cases"]
     assert quality == {"explained_variance": 0.75, "l0": 0.75, "dead_share": 0.25}
 
 
 def test_quality_needs_a_variance() -> None:
-    with pytest.raises(ValueError, match="two residuals or more, not 1"):
-        sae_quality(planted("relu"), torch.ones(1, 2))
+    assert sae_quality(planted("relu"), torch.ones(3, 2))["explained_variance"] is None
+    with pytest.raises(ValueError, match="there are none"):
+        sae_quality(planted("relu"), torch.ones(0, 2))
+
+
+def test_values_at_the_edge_of_each_cut_are_counted():
+    pre = torch.tensor([[10.0, 2.0, 2.00005, 1.0, 0.00005, -0.00005]])
+    plain = {"W_enc": torch.eye(6), "W_dec": torch.eye(6), "b_enc": torch.zeros(6)}
+    common = {**plain, "b_dec": torch.zeros(6), "layer": 0, "release": "x", "revision": "0"}
+    common["hook_name"] = "blocks.0.hook_resid_post"
+    relu = SAE(**common, activation="relu")
+    # Within 1e-5 of the largest value, 10, of the cut: 1e-4.
+    assert relu.near_cut(pre).tolist() == [[False, False, False, False, True, True]]
+    jump = SAE(**common, activation="jumprelu", threshold=torch.full((6,), 2.0))
+    assert jump.near_cut(pre).tolist() == [[False, True, True, False, False, False]]
+    # The second and third largest lie either side of a top-2 cut; a top-1 cut is far from all.
+    assert SAE(**common, activation="topk", k=2).near_cut(pre).sum() == 2
+    assert SAE(**common, activation="topk", k=1).near_cut(pre).sum() == 0

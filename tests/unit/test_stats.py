@@ -118,7 +118,22 @@ def test_bootstrap_of_little():
     one = paired_bootstrap(np.array([1.0, 2.0]), ["a", "a"])
     assert one.mean == 1.5 and np.isnan([one.low, one.high]).all()
     same = paired_bootstrap(np.full(10, 0.1), range(10))
-    assert (same.mean, same.low, same.high) == pytest.approx((0.1, 0.1, 0.1))
+    # equal values show no spread: their mean is known, how far it could be off is not
+    assert same.mean == pytest.approx(0.1) and np.isnan([same.low, same.high]).all()
     # a single active prompt in 20: more than 2.5 % of the draws miss it, so nothing bounds it above
     rare = paired_bootstrap(np.eye(20)[0], range(20))
     assert np.isnan(rare.high)
+
+
+def test_separated_sets_prove_no_more_than_their_size():
+    low, high = auroc_interval(np.array([2.0, 3.0]), np.array([0.0, 1.0]))
+    assert high == 1.0
+    assert low == pytest.approx(0.025**0.5)  # two values a side: far below 0.5
+    low, _ = auroc_interval(np.arange(100.0) + 100, np.arange(100.0))
+    assert low == pytest.approx(0.025**0.01)
+    assert auroc_interval(np.array([0.0, 1.0]), np.array([2.0, 3.0]))[0] == 0.0
+
+
+def test_a_value_that_is_not_a_number_has_no_rank():
+    with pytest.raises(ValueError, match="NaN"):
+        auroc(np.array([1.0, np.nan]), np.array([0.0]))

@@ -77,7 +77,7 @@ def train_saes(
     output = base / config.output
     table = []
     for layer in config.layers:
-        sae = train_layer(config, residuals, layer, progress)
+        sae = train_layer(config, residuals, layer, progress, device=model.device)
         write_saelens(
             sae, output / f"L{layer}", weights=torch.float16, metadata=_metadata(config, model)
         )
@@ -86,7 +86,14 @@ def train_saes(
     return table
 
 
-def train_layer(config: SAETraining, residuals: Residuals, layer: int, progress: Progress) -> SAE:
+def train_layer(
+    config: SAETraining,
+    residuals: Residuals,
+    layer: int,
+    progress: Progress,
+    *,
+    device: str = "cpu",
+) -> SAE:
     """Return the SAE of one block, trained on its captured residuals.
 
     Raises:
@@ -99,15 +106,15 @@ def train_layer(config: SAETraining, residuals: Residuals, layer: int, progress:
     if steps < 1:
         raise RequestError(f"{len(places)} residuals are fewer than one batch of {config.batch}")
     torch.manual_seed(seeded_bits(config.seed, "sae-weights", f"L{layer}"))
-    sae = _new_sae(config, rows.shape[1], layer)
+    sae = _new_sae(config, rows.shape[1], layer, device)
     mean, scale = _mean_and_scale(rows, places)
     # A residual stream's mean is longer than its spread: a short run should not have to learn it.
-    sae.b_dec.data = mean * scale
-    trainer = _trainer(config, sae, steps)
+    sae.b_dec.data = (mean * scale).to(device)
+    trainer = _trainer(config, sae, steps, device)
     batches = _batches(config, rows, places, layer)
     with progress.task(f"train L{layer} (steps)", steps) as bar:
         for _ in range(steps):
-            trainer.step(next(batches) * scale)
+            trainer.step(next(batches).to(device) * scale)
             trainer.n_training_steps += 1
             bar.advance()
     sae.fold_activation_norm_scaling_factor(scale)
@@ -163,7 +170,7 @@ def _usable(config: SAETraining, residuals: Residuals, layer: int) -> np.ndarray
     return norms <= config.max_norm * np.median(norms)
 
 
-def _new_sae(config: SAETraining, d_in: int, layer: int) -> TrainingSAE:
+def _new_sae(config: SAETraining, d_in: int, layer: int, device: str) -> TrainingSAE:
     """Return an untrained SAE of sae_lens."""
     import sae_lens
     from sae_lens.saes.sae import SAEMetadata
@@ -171,6 +178,7 @@ def _new_sae(config: SAETraining, d_in: int, layer: int) -> TrainingSAE:
     common: dict[str, Any] = {
         "d_in": d_in,
         "d_sae": config.d_sae,
+        "device": device,
         # Inputs come scaled; the scale is folded into the weights at the end.
         "normalize_activations": "expected_average_only_in",
         "metadata": SAEMetadata(hook_name=f"blocks.{layer}.hook_resid_post"),
@@ -187,7 +195,7 @@ def _new_sae(config: SAETraining, d_in: int, layer: int) -> TrainingSAE:
     return sae_lens.JumpReLUTrainingSAE(sae_lens.JumpReLUTrainingSAEConfig(**common, **sparsity))
 
 
-def _trainer(config: SAETraining, sae: TrainingSAE, steps: int) -> SAETrainer:
+def _trainer(config: SAETraining, sae: TrainingSAE, steps: int, device: str) -> SAETrainer:
     """Return the trainer of sae_lens, of which only `step` is used: no wandb, no second bar."""
     from sae_lens import LoggingConfig
     from sae_lens.config import SAETrainerConfig
@@ -197,6 +205,7 @@ def _trainer(config: SAETraining, sae: TrainingSAE, steps: int) -> SAETrainer:
         total_training_samples=steps * config.batch,
         train_batch_size_samples=config.batch,
         lr=config.lr,
+        device=device,
         lr_end=config.lr / 10,
         lr_warm_up_steps=int(steps * _WARM_UP_SHARE),
         lr_decay_steps=int(steps * _DECAY_SHARE),
