@@ -15,14 +15,15 @@ from igds.runs.lock import RunLock
 from igds.runs.memory import peak_rss_mb
 
 
-def test_manifest_updates_merge(tmp_path):
+def test_manifest_updates_replace_top_level_values(tmp_path):
     run = RunFolder(tmp_path / "math")
     assert run.manifest() == {}
     run.update_manifest({"versions": {"igds": "1"}, "stages": {"recall": {"seconds": 2.0}}})
     run.update_manifest({"stages": {"score": {"seconds": 3.0}, "recall": {"workers": 1}}})
+    # What an update names is as it says, so nothing of an earlier run lingers in it.
     assert run.manifest() == {
         "versions": {"igds": "1"},
-        "stages": {"recall": {"seconds": 2.0, "workers": 1}, "score": {"seconds": 3.0}},
+        "stages": {"score": {"seconds": 3.0}, "recall": {"workers": 1}},
     }
     with pytest.raises(TypeError):
         run.update_manifest({"bad": object()})

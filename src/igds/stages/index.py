@@ -139,7 +139,7 @@ def _read_tokens(index: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, i
     for folder in sorted({file.parent for file in index.rglob("rows-*.parquet")}):
         for batch in iter_index(folder, ["read_token_id"]):
             counts.update(batch["read_token_id"].drop_null().to_pylist())
-    return {tokenizer.decode([token]): rows for token, rows in counts.most_common()}
+    return {str(tokenizer.decode([token])): rows for token, rows in counts.most_common()}
 
 
 def _refusal(overlaps: list[Overlap]) -> str:
