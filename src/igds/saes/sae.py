@@ -14,6 +14,8 @@ Activation = Literal["relu", "jumprelu", "topk", "batchtopk"]
 
 _COLUMN_BLOCK = 4096
 """Columns of the encoder that the running top-k reads at a time."""
+_ROW_BLOCK = 512
+"""Rows that the running top-k reads at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -112,7 +114,9 @@ class SAE:
         """
         columns = torch.as_tensor(indices, dtype=torch.long)
         if self.activation == "topk":
-            return self._topk_columns(x, columns)
+            # All columns of few rows at a time: memory stays small, whatever the number of rows.
+            parts = [self._topk_columns(rows, columns) for rows in x.split(_ROW_BLOCK)]
+            return torch.cat(parts) if parts else x.new_empty(0, len(columns))
         pre = self._centred(x) @ self.W_enc.T[columns].T + self.b_enc[columns]
         if self.threshold is None:
             return pre.relu()

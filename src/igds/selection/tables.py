@@ -37,7 +37,9 @@ def read_pool_scores(folder: Path) -> Float[np.ndarray, " rows"]:
 
 def tie_breaks(row_ids: pa.ChunkedArray, seed: int) -> UInt64[np.ndarray, " rows"]:
     """Return hash(seed, row_id): the order of rows with equal pool scores."""
-    bits = (seeded_bits(seed, "select/tie", row_id) for row_id in row_ids.to_pylist())
+    # Chunk by chunk: a million ids as Python text at once would be 100 MB.
+    ids = (row_id for chunk in row_ids.chunks for row_id in chunk.to_pylist())
+    bits = (seeded_bits(seed, "select/tie", row_id) for row_id in ids)
     return np.fromiter(bits, dtype=np.uint64, count=len(row_ids))
 
 

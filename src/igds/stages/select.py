@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pyarrow.compute as pc
+
 from igds.data.index import load_index
 from igds.exports.rows import write_selected
 from igds.selection.budgets import choose
@@ -38,7 +40,7 @@ def run(context: Context) -> None:
         tie_break=tie_breaks(rows["row_id"], context.config.seed),
         duplicate=~unique_mask(rows, settings.unique),
         n_tokens=rows["n_train_tokens"].fill_null(0).to_numpy(),
-        n_ok=rows["status"].to_pylist().count("ok"),
+        n_ok=pc.sum(pc.equal(rows["status"], "ok")).as_py(),
         budget=settings.budget,
     )
     table = selection_table(rows["row_id"], scores, selection)
