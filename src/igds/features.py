@@ -34,15 +34,3 @@ class FeatureId:
                 f"{text!r} is not a feature name: write L<layer>/<index>, as L14/11575"
             )
         return cls(int(match[1]), int(match[2]))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureRef:
-    """One SAE feature named for readers outside the run: the SAE's revision is part of it."""
-
-    release: str
-    """SAE release or folder name."""
-    revision: str
-    """Content hash or commit of the SAE weights."""
-    feature: FeatureId
-    """Layer and index within that SAE."""

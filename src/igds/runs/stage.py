@@ -6,7 +6,6 @@ On disk: `<stage>` is committed, `<stage>.part` is being written, `<stage>.old` 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import save
 
-from igds.config.identity import ABSENT, differences
+from igds.config.identity import ABSENT, differences, digest
 from igds.errors import RequestError
 from igds.runs.files import TEMPORARY, read_json, whole_file, write_json
 
@@ -180,7 +179,7 @@ def repair(folder: Path, archive: Path | None = None) -> None:
             return
         _part(folder).rename(folder)
     record = read_json(old / _RECORD)
-    kept = archive / _digest(record["identity"]) / folder.name if archive and record else None
+    kept = archive / digest(record["identity"])[:16] / folder.name if archive and record else None
     if kept is None or kept.exists():
         shutil.rmtree(old)
     else:
@@ -220,12 +219,6 @@ def _difference(folder: Path, recorded: dict[str, Any], wanted: dict[str, Any]) 
 def _shown(value: Any) -> str:
     """Return a value of an identity as JSON, and a key's absence as a word."""
     return value if value is ABSENT else json.dumps(value, ensure_ascii=False)
-
-
-def _digest(identity: dict[str, Any]) -> str:
-    """Return 16 hex digits that name an identity."""
-    text = json.dumps(identity, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
