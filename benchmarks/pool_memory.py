@@ -4,13 +4,16 @@
 
 The stages run as in a real run, workers included, but the model is replaced by a constant and
 what recall and intervene would have found is written by hand. `peak_rss_mb` is the sum of the
-largest sizes of the driver and of each worker.
+largest sizes of the driver and of each worker. On the constant the planted feature is active in
+`active_share` of the rows; where it is, a TopK SAE has to multiply all of its columns, which costs
+another `topk_us_per_active_row`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import tempfile
 import time
 from dataclasses import replace
@@ -66,12 +69,16 @@ def main() -> None:
             plant_findings(context)
             seconds |= {"score": timed(score, context), "select": timed(select, context)}
             workers = sum(executor.peak_rss_mb.values())
+            active_share = 1 - read_summary(context)["share_zero"]
+            topk_us = topk_us_per_active_row(context)
     print_result(
         rows=rows,
         workers=WORKERS,
         peak_rss_mb=peak_rss_mb() + workers,
         index_us_per_row=seconds["index"] / rows * 1e6,
         score_select_us_per_row=(seconds["score"] + seconds["select"]) / rows * 1e6,
+        active_share=active_share,
+        topk_us_per_active_row=topk_us,
     )
 
 
@@ -85,6 +92,24 @@ def timed(stage: ModuleType, context: ConstantContext) -> float:
         f"{stage.__name__}: {seconds:.1f} s, peak MB: driver {peak_rss_mb():.0f}, workers {workers}"
     )
     return seconds
+
+
+def read_summary(context: ConstantContext) -> dict[str, Any]:
+    """Return what select says of the pool scores."""
+    return json.loads((context.run.path / "select" / "summary.json").read_text())
+
+
+def topk_us_per_active_row(context: ConstantContext) -> float:
+    """Return the cost of reading one active feature of the TopK SAE, median of 5."""
+    sae = context.load_sae(max(context.sae_paths))
+    rows = (sae.W_enc[:, :1].T * 100).repeat(2048, 1)
+    assert bool((sae.encode_columns(rows, [0]) > 0).all())
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        sae.encode_columns(rows, [0])
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds) / len(rows) * 1e6
 
 
 def write_pool(path: Path, rows: int) -> None:

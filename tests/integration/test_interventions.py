@@ -1,8 +1,9 @@
 """Screen, samples, promoted tokens and the worker: planted truth, and equality with plain ways."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from tests.helpers import (
@@ -19,9 +20,10 @@ from tests.helpers import (
 
 from igds.features import FeatureId
 from igds.interventions.api import intervene
+from igds.interventions.effects import effects_of
 from igds.interventions.examples import Example, make_examples
 from igds.interventions.promoted import promoted_tokens
-from igds.interventions.samples import exact_samples
+from igds.interventions.samples import SAMPLES, exact_samples
 from igds.interventions.screen import gradient_screen, read_gradients
 from igds.interventions.work import InterventionWork, example_shards, promoted_shard
 from igds.models.blocks import decoder_blocks
@@ -244,6 +246,27 @@ def test_the_worker_does_what_the_functions_do(tmp_path):
     assert work(promoted_shard(["L1/2"], top=1))["token"].to_pylist() == [
         tiny_tokenizer().decode([GOLD])
     ]
+
+
+def test_delta_on_the_answer_is_the_mean_over_its_tokens():
+    model, (example, other) = planted_model(), planted_examples(2)
+    marked = [replace(example, answer=(2, 4)), other]
+    rows = exact(model, marked).to_pylist()
+    for row in rows:
+        if row["row_id"] == example.row_id:
+            assert row["delta_answer"] == pytest.approx(np.mean(row["delta_by_token"][2:4]))
+        else:
+            assert row["delta_answer"] is None
+    effects = effects_of(
+        pa.Table.from_pylist(rows, schema=SAMPLES),
+        {e.row_id: e.row_id for e in marked},
+        split="S2",
+        coefficient=1.0,
+        screen={},
+        seed=0,
+    ).to_pylist()
+    assert [effect["n_answer"] for effect in effects] == [1] * len(effects)
+    assert effects[0]["delta_answer"] == rows[0]["delta_answer"] != effects[0]["delta"]
 
 
 def test_contrast_takes_the_nearest_length_with_another_text():

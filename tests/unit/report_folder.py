@@ -225,6 +225,7 @@ def _effect(name: str, split: str, delta: float, rng: np.random.Generator) -> di
         ("delta", "delta", delta),
         ("delta_contrast", "contrast", 0.7 * delta),
         ("delta_without_first_5", "without_first_5", 0.5 * delta),
+        ("delta_answer", "answer", 0.4 * delta),
     ):
         width = float(rng.uniform(0.006, 0.012))
         row |= {value: size, f"{stem}_low": size - width, f"{stem}_high": size + width}

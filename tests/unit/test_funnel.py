@@ -50,6 +50,7 @@ class Bench:
                         "delta": self.deltas[feature] + shared[row],
                         "delta_contrast": self.contrast if contrast else None,
                         "delta_without_first_5": self.rest,
+                        "delta_answer": None,
                         "delta_by_token": [self.deltas[feature]],
                     }
                 )

@@ -71,7 +71,7 @@ def test_every_column_of_a_row(tmp_path: Path) -> None:
             "prompt": prompt,
             "prompt_hash": content_hash(prompt.encode()),
             "response": " 2.0",
-            "read_token_id": 28,  # ":"
+            "prompt_ids": tiny_tokenizer()(prompt)["input_ids"],
             "n_prompt_tokens": 7,
             "n_response_tokens": 4,
             "n_train_tokens": 11,

@@ -48,6 +48,20 @@ def test_math_gold_answers(answer: str, gold: str) -> None:
     assert gold_answer(answer) == gold
 
 
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        (" So \\boxed{1}, no: \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"),
+        (" The final answer is \\boxed{72}.", "72"),
+        (" no box", None),
+        (" never closed \\boxed{{1}", None),
+    ],
+)
+def test_math_answer_span(response: str, answer: str | None) -> None:
+    span = MathTask().answer_span(response)
+    assert (None if span is None else response[slice(*span)]) == answer
+
+
 def test_math_scores() -> None:
     task = MathTask()
     row = {"answer": GSM8K}

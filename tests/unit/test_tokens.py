@@ -5,7 +5,13 @@ from helpers import bracket_tokenizer, tiny_tokenizer
 
 from igds.data.identity import rendering_hash
 from igds.data.templates import parse_template
-from igds.data.tokens import added_tokens, encode_prompts, encode_responses, training_lengths
+from igds.data.tokens import (
+    added_tokens,
+    encode_prompts,
+    encode_responses,
+    token_span,
+    training_lengths,
+)
 from igds.errors import RequestError
 
 TEXTS = ["ab", "c\u2028d", "", "Lösung:"]
@@ -18,6 +24,15 @@ def test_same_ids_as_the_tokenizer_itself(bos: bool) -> None:
     assert encode_responses(tokenizer, TEXTS) == [
         tokenizer(t, add_special_tokens=False)["input_ids"] for t in TEXTS
     ]
+
+
+def test_span_of_characters_as_tokens() -> None:
+    tokenizer, text = tiny_tokenizer(), " So \\boxed{72}."
+    start = text.index("72")
+    first, stop = token_span(tokenizer, text, (start, start + 2))
+    (ids,) = encode_responses(tokenizer, [text])
+    assert tokenizer.decode(ids[first:stop]) == "72"
+    assert token_span(tokenizer, text, (start, start)) is None
 
 
 def test_more_texts_than_a_block() -> None:

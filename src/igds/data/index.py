@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _BLOCK = 256
 """Rows rendered, tokenized and turned into Arrow at once."""
+_Entries = list[dict[str, Any]]
+"""Index rows of one block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,17 +94,21 @@ def build_index(
     block = _Block(rendering, tokenizer, train_tokenizer, max_prompt_tokens, fit_response, RowIds())
     total = Counter[str]()
     tokens = 0
-    with IndexWriter(folder, {PROMPT_FIELDS: json.dumps(template.fields)}) as writer:
+    with (
+        IndexWriter(folder, {PROMPT_FIELDS: json.dumps(template.fields)}) as writer,
+        ThreadPoolExecutor(1) as thread,
+    ):
         for source in sources:
             mapped = with_neutral_columns(source, template.fields)
             counts = Counter[str]()
             rows = read_source(mapped, rendering.fields, base)
-            while chunk := list(islice(rows, _BLOCK)):
-                entries = block.entries(chunk)
+            chunks = iter(lambda rows=rows: list(islice(rows, _BLOCK)), [])
+            rendered = (block.rendered(chunk) for chunk in chunks)
+            for entries in _ahead(block.counted, rendered, thread):
                 writer.add(entries)
                 counts.update(entry["status"] for entry in entries)
                 tokens += sum(e["n_prompt_tokens"] for e in entries if e["status"] == Status.OK)
-                progress(len(chunk))
+                progress(len(entries))
             _check_mapping(mapped, rendering, counts, base)
             total += counts
     if not total[Status.OK]:
@@ -157,9 +164,12 @@ class _Block:
     fit_response: bool
     ids: RowIds
 
-    def entries(self, rows: Sequence[RawRow]) -> list[dict[str, Any]]:
-        """Return one index row a raw row."""
-        entries = [self._entry(row) for row in rows]
+    def rendered(self, rows: Sequence[RawRow]) -> _Entries:
+        """Return one index row a raw row, without its tokens."""
+        return [self._entry(row) for row in rows]
+
+    def counted(self, entries: _Entries) -> _Entries:
+        """Return the same rows with their tokens; those that do not fit get that status."""
         ok = [entry for entry in entries if entry["status"] == Status.OK]
         self._count_tokens(ok)
         for entry in ok:
@@ -198,7 +208,7 @@ class _Block:
         responses = [entry["response"] for entry in answered]
         for entry, ids in zip(entries, encode_prompts(self.tokenizer, prompts), strict=True):
             entry["n_prompt_tokens"] = entry["n_train_tokens"] = len(ids)
-            entry["read_token_id"] = ids[-1]
+            entry["prompt_ids"] = ids
         for entry, ids in zip(answered, encode_responses(self.tokenizer, responses), strict=True):
             entry["n_response_tokens"] = len(ids)
             entry["n_train_tokens"] += len(ids)
@@ -207,6 +217,19 @@ class _Block:
             lengths = training_lengths(self.train_tokenizer, prompts, texts)
             for entry, length in zip(entries, lengths, strict=True):
                 entry["n_train_tokens"] = length
+
+
+def _ahead(
+    work: Callable[[_Entries], _Entries], items: Iterable[_Entries], thread: ThreadPoolExecutor
+) -> Iterator[_Entries]:
+    """Yield the work's result of each item in order; it does one item while the next is made."""
+    pending: Future[_Entries] | None = None
+    for item in items:
+        ready, pending = pending, thread.submit(work, item)
+        if ready is not None:
+            yield ready.result()
+    if pending is not None:
+        yield pending.result()
 
 
 def _check_mapping(source: Source, rendering: Rendering, counts: Counter[str], base: Path) -> None:

@@ -22,7 +22,7 @@ INDEX_SCHEMA = pa.schema(
         pa.field("status", pa.string(), nullable=False),
         pa.field("prompt", pa.string()),
         pa.field("prompt_hash", pa.string()),
-        pa.field("read_token_id", pa.int32()),
+        pa.field("prompt_ids", pa.list_(pa.int32())),
         pa.field("response", pa.string()),
         pa.field("n_prompt_tokens", pa.int32()),
         pa.field("n_response_tokens", pa.int32()),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from igds.errors import RequestError
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 _BLOCK = 256
@@ -46,6 +47,24 @@ def encode_responses(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -
     return _encode(tokenizer, texts, special=False)
 
 
+def token_span(
+    tokenizer: PreTrainedTokenizerBase, text: str, span: tuple[int, int]
+) -> tuple[int, int] | None:
+    """Return (first, stop) of the tokens of a response that hold characters of a span.
+
+    Args:
+        tokenizer: as for `encode_responses`.
+        text: the response.
+        span: characters (start, stop), `stop` not included.
+
+    Returns:
+        Token places, `stop` not included; None when no token holds any of the characters.
+    """
+    offsets = _backend(tokenizer).encode(text, add_special_tokens=False).offsets
+    inside = [at for at, (low, high) in enumerate(offsets) if low < span[1] and high > span[0]]
+    return (inside[0], inside[-1] + 1) if inside else None
+
+
 def training_lengths(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str]
 ) -> list[int]:
@@ -66,6 +85,16 @@ def added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[in
 def _encode(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool
 ) -> list[list[int]]:
+    backend = _backend(tokenizer)
+    ids: list[list[int]] = []
+    for start in range(0, len(texts), _BLOCK):
+        block = list(texts[start : start + _BLOCK])
+        ids += [e.ids for e in backend.encode_batch_fast(block, add_special_tokens=special)]
+    return ids
+
+
+def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """Return the fast tokenizer itself, which neither cuts nor pads."""
     if not tokenizer.is_fast:
         raise RequestError(
             f"{type(tokenizer).__name__} of {tokenizer.name_or_path} has no fast version: save the "
@@ -75,8 +104,4 @@ def _encode(
     # tokenizer.json may carry a truncation or padding of its own, which would move t*
     backend.no_truncation()
     backend.no_padding()
-    ids: list[list[int]] = []
-    for start in range(0, len(texts), _BLOCK):
-        block = list(texts[start : start + _BLOCK])
-        ids += [e.ids for e in backend.encode_batch_fast(block, add_special_tokens=special)]
-    return ids
+    return backend

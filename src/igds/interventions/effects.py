@@ -16,6 +16,7 @@ STEMS = {
     "delta": "delta",
     "delta_contrast": "contrast",
     "delta_without_first_5": "without_first_5",
+    "delta_answer": "answer",
 }
 """Column of a mean -> stem of its `_low` and `_high` columns."""
 
@@ -32,6 +33,7 @@ EFFECTS = pa.schema(
         "n": pa.int32(),
         "active": pa.int32(),
         "n_without_first_5": pa.int32(),
+        "n_answer": pa.int32(),
         "delta": pa.float64(),
         "delta_low": pa.float64(),
         "delta_high": pa.float64(),
@@ -41,6 +43,9 @@ EFFECTS = pa.schema(
         "delta_without_first_5": pa.float64(),
         "without_first_5_low": pa.float64(),
         "without_first_5_high": pa.float64(),
+        "delta_answer": pa.float64(),
+        "answer_low": pa.float64(),
+        "answer_high": pa.float64(),
         "label": pa.string(),
         "screen": pa.float64(),
     }
@@ -85,8 +90,11 @@ def effects_of(
                 "n": len(own),
                 "active": int(np.count_nonzero(own.column("activation").to_numpy() > 0)),
                 "n_without_first_5": len(own) - own.column("delta_without_first_5").null_count,
+                "n_answer": len(own) - own.column("delta_answer").null_count,
                 **{c: value for column in STEMS for c, value in _columns(column, found[column])},
-                "label": label(*(found[column] for column in STEMS)),
+                "label": label(
+                    found["delta"], found["delta_contrast"], found["delta_without_first_5"]
+                ),
                 "screen": screen.get(name),
             }
         )

@@ -16,6 +16,9 @@ class Example:
     """The prompt with its special tokens; the last token is the read position."""
     response_ids: Sequence[int]
     """The gold response, without an EOS."""
+    answer: Sequence[int] | None = None
+    """First token of the final answer in the response and the token after its last; None when the
+    task marks no answer."""
     contrast_ids: Sequence[int] | None = None
     """Another row's response of similar length; None when the split has no other response."""
 
@@ -24,8 +27,15 @@ def make_examples(
     row_ids: Sequence[str],
     prompts: Sequence[Sequence[int]],
     responses: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int] | None] | None = None,
 ) -> list[Example]:
     """Return the examples of one split, in the order given, each with a contrast response.
+
+    Args:
+        row_ids: names, no two the same.
+        prompts: token ids, each ending at the read position.
+        responses: token ids of the gold responses.
+        answers: where the final answer stands among a response's tokens, see `Example`.
 
     Raises:
         ValueError: a prompt or a response has no token.
@@ -39,6 +49,7 @@ def make_examples(
             row_id=name,
             prompt_ids=list(prompts[place]),
             response_ids=list(responses[place]),
+            answer=answers[place] if answers else None,
             contrast_ids=None if partner is None else list(responses[partner]),
         )
         for place, (name, partner) in enumerate(zip(row_ids, partners, strict=True))

@@ -31,6 +31,7 @@ SAMPLES = pa.schema(
         "delta": pa.float64(),
         "delta_contrast": pa.float64(),
         "delta_without_first_5": pa.float64(),
+        "delta_answer": pa.float64(),
         "delta_by_token": pa.list_(pa.float32()),
     }
 )
@@ -73,7 +74,7 @@ def exact_samples(
             for place, index in enumerate(indices):
                 name = str(FeatureId(sae.layer, index))
                 far_mean = None if far is None else float(far[place])
-                rows.append(_sample(name, example.row_id, float(acts[place]), own[place], far_mean))
+                rows.append(_sample(name, example, float(acts[place]), own[place], far_mean))
     return pa.Table.from_pylist(rows, schema=SAMPLES)
 
 
@@ -97,7 +98,7 @@ def _deltas(
 
 def _sample(
     feature: str,
-    row_id: str,
+    example: Example,
     activation: float,
     by_token: Float[Tensor, " tokens"],
     far_mean: float | None,
@@ -105,12 +106,14 @@ def _sample(
     """Return one row of the table."""
     delta = float(by_token.mean())
     rest = by_token[FIRST:]
+    answer = by_token[slice(*example.answer)] if example.answer else by_token[:0]
     return {
         "feature": feature,
-        "row_id": row_id,
+        "row_id": example.row_id,
         "activation": activation,
         "delta": delta,
         "delta_contrast": None if far_mean is None else delta - far_mean,
         "delta_without_first_5": float(rest.mean()) if len(rest) else None,
+        "delta_answer": float(answer.mean()) if len(answer) else None,
         "delta_by_token": by_token.tolist(),
     }

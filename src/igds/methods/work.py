@@ -13,7 +13,7 @@ from igds.methods.base import MethodSpec
 from igds.methods.registry import SCORERS
 from igds.reading.work import IndexRows, PromptReader
 
-INDEX_COLUMNS = ("row_id", "status", "prompt", "n_prompt_tokens", "n_response_tokens")
+INDEX_COLUMNS = ("row_id", "status", "prompt_ids", "n_prompt_tokens", "n_response_tokens")
 
 
 class ScoreWork:
@@ -42,7 +42,7 @@ class ScoreWork:
         scored = rows.filter(ok)
         residuals = {}
         if self._reader is not None and len(scored):
-            residuals = self._reader.residuals(scored.column("prompt").to_pylist())
+            residuals = self._reader.residuals(scored)
         columns = {
             f"{name}:{column}": pa.array(values, from_pandas=True)
             for name, scorer in self._scorers.items()

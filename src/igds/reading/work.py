@@ -53,19 +53,17 @@ class IndexRows:
 
 
 class PromptReader:
-    """Residuals at t* of prompts, by a model cut after the deepest block that is needed."""
+    """Residuals at t* of index rows, by a model cut after the deepest block that is needed."""
 
     def __init__(self, model: Mapping[str, Any], layers: Sequence[int], batch_tokens: int) -> None:
-        """Load the tokenizer and the first blocks of the model."""
-        spec = ModelSpec(**model)
-        self._tokenizer = load_tokenizer(spec)
-        self._model = load_blocks(spec, max(layers) + 1)
+        """Load the first blocks of the model."""
+        self._model = load_blocks(ModelSpec(**model), max(layers) + 1)
         self._layers = sorted(layers)
         self._batch_tokens = batch_tokens
 
-    def residuals(self, prompts: Sequence[str]) -> dict[int, Float[Tensor, "prompts d_model"]]:
-        """Return block -> residuals at t* in float32 on the CPU, rows in the order of prompts."""
-        ids = encode_prompts(self._tokenizer, list(prompts))
+    def residuals(self, rows: pa.Table) -> dict[int, Float[Tensor, "rows d_model"]]:
+        """Return block -> residuals at t* of rows with status ok, float32 on the CPU, in order."""
+        ids = rows.column("prompt_ids").to_pylist()
         return residuals_at_read(self._model, ids, self._layers, self._batch_tokens)
 
 
@@ -78,13 +76,13 @@ class ResidualWork:
         """Load the model; `threads` is the number of CPU threads of this worker."""
         torch.set_num_threads(threads)
         self._reader = PromptReader(model, layers, batch_tokens)
-        self._rows = IndexRows(["row_id", "status", "prompt"])
+        self._rows = IndexRows(["row_id", "status", "prompt_ids"])
 
     def __call__(self, shard: Mapping[str, Any]) -> pa.Table:
         """Return row_id and one column a block, `L9`: lists of d_model floats; ok rows only."""
         rows = self._rows.read(shard["file"], shard["start"], shard["stop"])
         rows = rows.filter(pc.equal(rows.column("status"), "ok"))
-        residuals = self._reader.residuals(rows.column("prompt").to_pylist())
+        residuals = self._reader.residuals(rows)
         columns = {RESIDUAL_COLUMN.format(layer=k): as_arrow(h) for k, h in residuals.items()}
         return pa.table({"row_id": rows.column("row_id"), **columns})
 

@@ -139,6 +139,7 @@ def _effects(path: Path) -> dict[tuple[FeatureId, str], Effect]:
         "delta": "delta",
         "contrast": "delta_contrast",
         "without_first_5": "delta_without_first_5",
+        "answer": "delta_answer",
     }
     plain = ("n", "active", "coefficient", "label", "screen")
     ends = [f"{stem}_{end}" for stem in intervals for end in ("low", "high")]

@@ -145,7 +145,7 @@ def _delta_scale(intervene: Intervene | None) -> tuple[float, float]:
     effects = intervene.effects if intervene else {}
     shown = [effect for (_, split), effect in effects.items() if split != "S1"]
     return summaries.whisker_scale(
-        [x for effect in shown for x in (effect.delta, effect.contrast, effect.without_first_5)]
+        [x for e in shown for x in (e.delta, e.contrast, e.without_first_5, e.answer)]
     )
 
 

@@ -81,6 +81,8 @@ class Effect:
     """Delta minus the delta on another row's response."""
     without_first_5: Interval
     """Delta on the response without its first five tokens."""
+    answer: Interval
+    """Delta on the final answer's tokens; NaN when the task marks none."""
     label: str
     screen: float
     """Gradient estimate of the delta."""

@@ -13,9 +13,9 @@ from torch import Tensor
 Activation = Literal["relu", "jumprelu", "topk", "batchtopk"]
 
 _COLUMN_BLOCK = 4096
-"""Columns of the encoder that the running top-k reads at a time."""
+"""Columns of the encoder that TopK reads at a time."""
 _ROW_BLOCK = 512
-"""Rows that the running top-k reads at a time."""
+"""Rows that TopK reads at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -113,14 +113,16 @@ class SAE:
         Only their encoder columns are multiplied; TopK has to see all columns, a block at a time.
         """
         columns = torch.as_tensor(indices, dtype=torch.long)
-        if self.activation == "topk":
-            # All columns of few rows at a time: memory stays small, whatever the number of rows.
-            parts = [self._topk_columns(rows, columns) for rows in x.split(_ROW_BLOCK)]
-            return torch.cat(parts) if parts else x.new_empty(0, len(columns))
         pre = self._centred(x) @ self.W_enc.T[columns].T + self.b_enc[columns]
-        if self.threshold is None:
-            return pre.relu()
-        return pre.relu() * (pre > self.threshold[columns])
+        if self.threshold is not None:
+            return pre.relu() * (pre > self.threshold[columns])
+        if self.activation == "topk":
+            # Other columns matter only where one of these is positive. Few rows at a time: memory
+            # stays small, whatever the number of rows.
+            live = (pre > 0).any(dim=1).nonzero()[:, 0]
+            for rows in live.split(_ROW_BLOCK):
+                pre[rows] = self._topk_columns(x[rows], columns)
+        return pre.relu()
 
     def decode(self, acts: Float[Tensor, "n d_sae"]) -> Float[Tensor, "n d_in"]:
         """Return the reconstruction of the residual stream."""
@@ -139,19 +141,18 @@ class SAE:
         return x.float() - self.b_dec if self.apply_b_dec_to_input else x.float()
 
     def _topk_columns(self, x: Tensor, columns: Tensor) -> Float[Tensor, "n columns"]:
-        """Return the named features' activations by a running top-k over column blocks."""
+        """Return the named features' activations from the largest values of each column block."""
         centred, k = self._centred(x), self.k or 0
         wanted = centred.new_empty(len(x), len(columns))
-        best = centred.new_empty(len(x), 0)
+        largest = []
         for start in range(0, self.d_sae, _COLUMN_BLOCK):
             block = slice(start, start + _COLUMN_BLOCK)
             pre = centred @ self.W_enc[:, block] + self.b_enc[block]
             # Wanted values come from the same product as the cut, so rounding cannot part them.
             here = (columns >= start) & (columns < start + _COLUMN_BLOCK)
             wanted[:, here] = pre[:, columns[here] - start]
-            best = torch.cat([best, pre], dim=1)
-            best = best.topk(min(k, best.shape[1]), dim=1).values
-        cut = best[:, -1:]
+            largest.append(pre.topk(min(k, pre.shape[1]), dim=1).values)
+        cut = torch.cat(largest, dim=1).topk(k, dim=1).values[:, -1:]
         acts = wanted.relu() * (wanted >= cut)
         # A value equal to the cut is the k-th or a tie that lost: the full row decides.
         unsure = ((wanted == cut) & (cut > 0)).any(dim=1)

@@ -47,9 +47,10 @@ def unique_mask(rows: pa.Table, unique: str) -> Bool[np.ndarray, " rows"]:
     """Return which rows may be chosen: all, or with `row` the first of equal content."""
     if unique == "none":
         return np.ones(len(rows), dtype=bool)
-    codes = rows["content_hash"].combine_chunks().dictionary_encode().indices.to_numpy()
+    # 32 hex digits a hash: sorted as fixed-width bytes, they take half of a hash table's memory.
+    keys = np.frombuffer(b"".join(map(_text_bytes, rows["content_hash"].chunks)), dtype="S32")
     mask = np.zeros(len(rows), dtype=bool)
-    mask[np.unique(codes, return_index=True)[1]] = True
+    mask[np.unique(keys, return_index=True)[1]] = True
     return mask
 
 
@@ -111,3 +112,10 @@ def _length_correlation(
     if len(np.unique(lengths)) < 2 or len(np.unique(scores[scored])) < 2:
         return None
     return float(spearman(scores[scored], lengths))
+
+
+def _text_bytes(chunk: pa.StringArray) -> memoryview:
+    """Return the bytes of a chunk's texts, one after the other."""
+    _, offsets, data = chunk.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int32)[[chunk.offset, chunk.offset + len(chunk)]]
+    return memoryview(data)[ends[0] : ends[1]]

@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pyarrow.compute as pc
+
 from igds.config.schema import Source
 from igds.data.identity import rendering_hash, source_identity
 from igds.data.index import IndexSummary, build_index, iter_index
@@ -22,7 +24,7 @@ from igds.tasks.registry import task_identity
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 1
+VERSION = 2
 CHECKED = ("prior", "validation", "control", "pool", "test")
 """Sets that must be disjoint."""
 
@@ -137,8 +139,11 @@ def _read_tokens(index: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, i
     """Return text of the token at the read position -> rows, over all sets, most rows first."""
     counts: Counter[int] = Counter()
     for folder in sorted({file.parent for file in index.rglob("rows-*.parquet")}):
-        for batch in iter_index(folder, ["read_token_id"]):
-            counts.update(batch["read_token_id"].drop_null().to_pylist())
+        for batch in iter_index(folder, ["prompt_ids"]):
+            ids = batch["prompt_ids"].drop_null()
+            last = pc.subtract(pc.cumulative_sum(ids.value_lengths()), 1)
+            for entry in ids.flatten().take(last).value_counts().to_pylist():
+                counts[entry["values"]] += entry["counts"]
     return {str(tokenizer.decode([token])): rows for token, rows in counts.most_common()}
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from igds.data.index import load_index
 from igds.data.splits import split_validation
-from igds.data.tokens import encode_prompts, encode_responses
+from igds.data.tokens import encode_responses, token_span
 from igds.errors import RequestError
 from igds.features import FeatureId
 from igds.interventions.examples import Example, make_examples
@@ -17,8 +19,12 @@ from igds.interventions.steps import Steps
 from igds.interventions.work import WORK
 from igds.models.load import load_tokenizer
 from igds.stages.context import Context
+from igds.tasks.base import MarksAnswer, Task
 
-VERSION = 1
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+VERSION = 2
 
 
 def run(context: Context) -> None:
@@ -101,7 +107,7 @@ def _candidates(context: Context, mixed: bool) -> dict[str, float]:
 
 def _examples(context: Context) -> tuple[dict[str, list[Example]], dict[str, str]]:
     """Return split -> examples, and row id -> hash of its prompt."""
-    columns = ["row_id", "prompt_hash", "status", "prompt", "response"]
+    columns = ["row_id", "prompt_hash", "status", "prompt_ids", "response"]
     rows = load_index(context.run.path / "index" / "validation", columns)
     rows = rows.filter(pc.equal(rows["status"], "ok"))
     keys = rows["prompt_hash"].to_pylist()
@@ -110,7 +116,15 @@ def _examples(context: Context) -> tuple[dict[str, list[Example]], dict[str, str
     splits = {}
     for split, chosen in places.items():
         picked = rows.take(chosen)
-        prompts = encode_prompts(tokenizer, picked["prompt"].to_pylist())
-        responses = encode_responses(tokenizer, picked["response"].to_pylist())
-        splits[split] = make_examples(picked["row_id"].to_pylist(), prompts, responses)
+        prompts = picked["prompt_ids"].to_pylist()
+        texts = picked["response"].to_pylist()
+        responses = encode_responses(tokenizer, texts)
+        answers = [_answer(context.task, tokenizer, text) for text in texts]
+        splits[split] = make_examples(picked["row_id"].to_pylist(), prompts, responses, answers)
     return splits, dict(zip(rows["row_id"].to_pylist(), keys, strict=True))
+
+
+def _answer(task: Task, tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, int] | None:
+    """Return where the final answer stands among a response's tokens, if the task marks it."""
+    span = task.answer_span(text) if isinstance(task, MarksAnswer) else None
+    return None if span is None else token_span(tokenizer, text, span)

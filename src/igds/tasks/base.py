@@ -11,7 +11,10 @@ from igds.errors import RequestError
 
 @runtime_checkable
 class Task(Protocol):
-    """A task. A class of your own with these four names is used by its import path."""
+    """A task. A class of your own with these four names is used by its import path.
+
+    It may have the method of `MarksAnswer` too.
+    """
 
     @property
     def template(self) -> str:
@@ -36,6 +39,19 @@ class Task(Protocol):
 
     def score(self, output: str, row: Mapping[str, Any]) -> float:
         """Return the task score of a model output, 0-1, higher is better."""
+        ...
+
+
+@runtime_checkable
+class MarksAnswer(Protocol):
+    """A task whose responses hold a final answer: deltas are then also given over it alone."""
+
+    def answer_span(self, response: str) -> tuple[int, int] | None:
+        """Return where the final answer stands in a gold response, None where there is none.
+
+        Returns:
+            (start, stop): characters from 0, `stop` not included.
+        """
         ...
 
 

@@ -33,6 +33,10 @@ class MathTask:
             return f" {solution}"
         return " " + f"{solution}\nThe final answer is \\boxed{{{final}}}.".lstrip()
 
+    def answer_span(self, response: str) -> tuple[int, int] | None:
+        """Return where the content of the last box stands, None without one."""
+        return last_boxed(response)
+
     def score(self, output: str, row: Mapping[str, Any]) -> float:
         """Return 1 when math-verify finds the output's final answer equal to the gold one."""
         return float(self._grader.equal(gold_answer(as_text(row["answer"])), output))
@@ -43,6 +47,19 @@ def split_answer(answer: str) -> tuple[str, str | None]:
     text = _CALCULATOR_MARK.sub("", answer).strip()
     solution, mark, final = text.rpartition("####")
     return (solution.strip(), final.strip()) if mark else (text, None)
+
+
+def last_boxed(text: str) -> tuple[int, int] | None:
+    r"""Return (start, stop) of the content of the last `\boxed{}`, None when none is closed."""
+    opened = text.rfind("\\boxed{")
+    if opened < 0:
+        return None
+    start, depth = opened + len("\\boxed{"), 1
+    for place in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if depth == 0:
+            return start, place
+    return None
 
 
 def gold_answer(answer: str) -> str:
