@@ -12,9 +12,7 @@ and validation prompts only add prompts, so the prior alone is timed.
 
 from __future__ import annotations
 
-import gzip
 import itertools
-import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -27,14 +25,13 @@ import pyarrow.parquet as pq
 import torch
 from transformers import PreTrainedTokenizerBase
 
-import igds
-from _common import QUICKSTART, interleaved, print_machine, print_result, ratio
+from _common import interleaved, print_result, ratio, read_rows, set_up
 from igds.data.templates import parse_template
 from igds.data.tokens import encode_prompts
 from igds.features import FeatureId
 from igds.methods.registry import Ingredients, resolve_method
 from igds.methods.work import ScoreWork
-from igds.models.load import ModelSpec, load_blocks, load_tokenizer, resolve_model
+from igds.models.load import ModelSpec, load_blocks, load_tokenizer
 from igds.reading.batches import plan_batches
 from igds.reading.residuals import pad_right
 from igds.reading.statistics import PromptSets, feature_statistics
@@ -50,10 +47,7 @@ BATCH_TOKENS = 4096
 
 def main() -> None:
     """Print the machine, the seconds of each arm, and the two ratios."""
-    torch.set_num_threads(os.cpu_count() or 1)
-    print_machine()
-    file = igds.load_config(QUICKSTART / "igds.yaml")
-    spec = resolve_model(file.config.model, "cpu", file.base)
+    file, spec = set_up()
     saes = {int(Path(sae.path).name[1:]): str(file.base / sae.path) for sae in file.config.saes}
     prompts = read_prompts(str(file.config.prompts.template))
     with tempfile.TemporaryDirectory() as folder:
@@ -76,10 +70,7 @@ def main() -> None:
 
 def read_prompts(template: str) -> list[str]:
     """Return the rendered prompts; duplicates are kept."""
-    rows = []
-    for name in ("prior", "validation"):
-        text = gzip.decompress((QUICKSTART / "data" / f"{name}.jsonl.gz").read_bytes()).decode()
-        rows += [json.loads(line) for line in text.split("\n") if line]
+    rows = read_rows("prior") + read_rows("validation")
     render = parse_template(template).render
     return [render(row) for row in itertools.islice(itertools.cycle(rows), ROWS)]
 

@@ -83,6 +83,10 @@ def test_a_small_number_is_a_number(load: Any) -> None:
         (["--report", "{rows: 2}"], "report.rows", 2),
         (["--seed", "1", "--seed", "2"], "seed", 2),
         (["--task.response", " {answer}"], "task.response", " {answer}"),
+        (["--prompts.template", "{question}\nA:"], "prompts.template", "{question}\nA:"),
+        (["--prompts.template", "[{q}"], "prompts.template", "[{q}"),
+        (["--task.name", "{a"], "task.name", "{a"),
+        (["--prompts.template", "~"], "prompts.template", None),
     ],
 )
 def test_overrides_reach_their_field(load: Any, words: list[str], where: str, value: Any) -> None:
@@ -137,7 +141,6 @@ def test_two_command_line_budgets_are_refused(load: Any) -> None:
         ("select: {budget: {ratio: .inf}}", ["select.budget.ratio is inf, expected a number"]),
         ("select: {budget: {rows: 0}}", ["select.budget.rows must be at least 1"]),
         ("select: {budget: {tokens: 2.5}}", ["select.budget.tokens is 2.5"]),
-        ("select: {method: random}", ["select.method is 'random'", "score.methods"]),
         ("seed: -1", ["seed must be at least 0"]),
         ("name: second", ["duplicate key", "line 12"]),
     ],
@@ -171,8 +174,6 @@ def test_wrong_settings_are_named(load: Any, extra: str, words: list[str]) -> No
         ("recall: {}", "recall: {min_frequency: 0}", "recall.min_frequency must be over 0"),
         ("recall: {}", "recall: {min_frequency: 1.1}", "recall.min_frequency must be over 0"),
         ("recall: {}", "recall: {min_frequency: .nan}", "recall.min_frequency must be over 0"),
-        ("recall: {}", "", "intervene needs the section recall"),
-        ("intervene: {}", "", "score needs the section intervene"),
         ("intervene: {}", "intervene: {coefficient: 0}", "intervene.coefficient must not be 0"),
         ("intervene: {}", "intervene: {delta_min: .inf}", "intervene.delta_min must be a finite"),
         ("intervene: {}", "intervene: {top_k: 11}", "intervene.top_k must be at most confirm_n"),
@@ -180,12 +181,38 @@ def test_wrong_settings_are_named(load: Any, extra: str, words: list[str]) -> No
         ("score: {}", "score: {methods: [igsd]}", "no method 'igsd'; did you mean igds?"),
         ("score: {}", "score: {methods: []}", "score.methods must not be empty"),
         ("score: {}", "score: {methods: [igds, igds]}", "score.methods names igds 2 times"),
-        ("score: {}", "select: {}", "select needs the section score"),
     ],
 )
 def test_wrong_changes_are_named(load: Any, old: str, new: str, word: str) -> None:
     assert old in BASE
     assert word in refusal(load, BASE.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "stage", "said"),
+    [
+        ("recall: {}", "", "intervene", "intervene needs the section recall"),
+        ("  validation: [{path: validation.jsonl}]\n", "", "intervene", "needs the section data.v"),
+        ("intervene: {}", "", "score", "score needs the section intervene"),
+        ("  pool: [{path: pool.jsonl}", "  test: [{path: a}", "score", "needs the section data.po"),
+        ("score: {}", "select: {}", "select", "select needs the section score"),
+        ("score: {}", "score: {}\nselect: {method: random}", "select", "select.method is 'random'"),
+    ],
+)
+def test_gaps_matter_to_the_stages_that_run(
+    load: Any, old: str, new: str, stage: str, said: str
+) -> None:
+    assert old in BASE
+    config = load(BASE.replace(old, new)).config
+    stages = ["index", "recall", "intervene", "score", "select"]
+    config.check_stages(stages[: stages.index(stage)])
+    with pytest.raises(ValueError, match=said):
+        config.check_stages([stage])
+
+
+def test_a_stage_by_a_method_without_features_needs_no_interventions(load: Any) -> None:
+    text = BASE.replace("intervene: {}\nscore: {}", "score: {methods: [random]}")
+    load(text).config.check_stages(["recall", "score"])
 
 
 def test_every_problem_is_named_at_once(load: Any) -> None:
@@ -211,6 +238,27 @@ def test_every_problem_is_named_at_once(load: Any) -> None:
 )
 def test_wrong_overrides_are_named(load: Any, words: list[str], said: str) -> None:
     assert said in refusal(load, BASE, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["--seed", "[1"], "--seed is '[1'"),
+        (["--recall.min-freq", "0.9"], "--recall.min_freq is not a setting"),
+        (["--recall.min-frequency", "80"], "--recall.min_frequency must be over 0"),
+        (["--select.buget.rows", "5"], "--select.buget is not"),
+        (["--data.pool.2.path", "x"], "--data.pool.2.path: data.pool has 2 items"),
+    ],
+)
+def test_an_error_of_a_typed_value_names_the_option_and_no_file(
+    load: Any, words: list[str], option: str
+) -> None:
+    said = refusal(load, BASE, *words)
+    assert said.startswith(option)
+    assert "igds.yaml" not in said
+    both = refusal(load, f"{BASE}runs_dir: 5\n", "--seed", "soon")
+    assert "igds.yaml: runs_dir is 5" in both
+    assert "  --seed is 'soon'" in both
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,8 @@ from igds.config import schema
 from igds.config.reference import commented_yaml
 from igds.errors import RequestError
 
-_COLUMNS = {
-    "math": {"question": "question", "answer": "answer"},
-    "summarization": {"dialogue": "dialogue", "summary": "summary"},
-}
+_COLUMNS = {"math": ("question", "answer"), "summarization": ("dialogue", "summary")}
+"""Task -> field of its prompt and field of its gold response."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,4 +66,6 @@ def example(task: str) -> schema.Config:
 
 
 def _source(name: str, task: str) -> schema.Source:
-    return schema.Source(path=f"data/{name}.jsonl", columns=_COLUMNS[task])
+    prompt, response = _COLUMNS[task]
+    fields = (prompt,) if name == "prior" else (prompt, response)
+    return schema.Source(path=f"data/{name}.jsonl", columns={field: field for field in fields})

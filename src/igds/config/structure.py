@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from difflib import get_close_matches
@@ -20,13 +20,14 @@ from cattrs.cols import homogenous_tuple_structure_factory, mapping_structure_fa
 from cattrs.gen import make_dict_structure_fn
 from ruamel.yaml.error import YAMLError
 
-from igds.config.schema import Config
 from igds.config.text import CommandLineText, parse_yaml
 from igds.errors import RequestError, did_you_mean
 
 _Hook = Callable[[Any, Any], Any]
 T = TypeVar("T")
 
+_NULLS = ("", "~", "null")
+"""What unsets a text on the command line."""
 _SCALARS: tuple[tuple[type, tuple[type, ...], str], ...] = (
     (str, (str,), "text (a number in quotes is text)"),
     (bool, (bool,), "true or false"),
@@ -36,26 +37,26 @@ _SCALARS: tuple[tuple[type, tuple[type, ...], str], ...] = (
 )
 
 
-def structure(raw: Mapping[str, Any]) -> Config:
-    """Return the configuration that a plain mapping describes.
+class SettingsError(RequestError):
+    """Settings that do not fit the schema."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        """Keep one line a problem, each starting with its dotted key."""
+        super().__init__("\n  ".join(problems))
+        self.problems = problems
+
+
+def structure(raw: Mapping[str, Any], schema: type[T]) -> T:
+    """Return the settings that a plain mapping describes, as an object of a schema class.
 
     Raises:
-        RequestError: naming every unknown key with the nearest valid one, every missing key and
+        SettingsError: naming every unknown key with the nearest valid one, every missing key and
             every value of the wrong type or range.
-    """
-    return structure_as(raw, Config)
-
-
-def structure_as(raw: Mapping[str, Any], schema: type[T]) -> T:
-    """Return the settings of another file than a run's, read as strictly.
-
-    Raises:
-        RequestError: as `structure`.
     """
     try:
         return _converter().structure(raw, schema)
     except ClassValidationError as error:
-        raise RequestError("\n  ".join(_problems(error, "", schema, schema))) from error
+        raise SettingsError(list(_problems(error, "", schema, schema))) from error
 
 
 def dotted_keys(cls: type, prefix: str = "") -> Iterator[str]:
@@ -110,7 +111,9 @@ def _optional(hint: Any, converter: Converter) -> _Hook:
     inner = next(part for part in get_args(hint) if part is not NoneType)
 
     def hook(value: Any, _: Any) -> Any:
-        if _plain(value) is not None:
+        # Text that was typed is taken as it is: a template may look like YAML.
+        typed = _typed(value) and inner is str
+        if value not in _NULLS if typed else _plain(value) is not None:
             return converter.structure(value, inner)
         if is_dataclass(inner):
             raise _UnexpectedError("is empty: write {} for its defaults, or leave it out")

@@ -101,7 +101,8 @@ def build_index(
         for source in sources:
             mapped = with_neutral_columns(source, template.fields)
             counts = Counter[str]()
-            rows = read_source(mapped, rendering.fields, base)
+            seen = set[str]()
+            rows = _noting(seen, read_source(mapped, rendering.fields, base))
             chunks = iter(lambda rows=rows: list(islice(rows, _BLOCK)), [])
             rendered = (block.rendered(chunk) for chunk in chunks)
             for entries in _ahead(block.counted, rendered, thread):
@@ -109,7 +110,7 @@ def build_index(
                 counts.update(entry["status"] for entry in entries)
                 tokens += sum(e["n_prompt_tokens"] for e in entries if e["status"] == Status.OK)
                 progress(len(entries))
-            _check_mapping(mapped, rendering, counts, base)
+            _check_mapping(mapped, rendering, counts, seen, base)
             total += counts
     if not total[Status.OK]:
         raise RequestError(
@@ -232,16 +233,40 @@ def _ahead(
         yield pending.result()
 
 
-def _check_mapping(source: Source, rendering: Rendering, counts: Counter[str], base: Path) -> None:
-    """Refuse a source of which every row lacks a field: its columns have other names."""
-    if not counts or set(counts) != {Status.MISSING_FIELD}:
+def _noting(seen: set[str], rows: Iterable[RawRow]) -> Iterator[RawRow]:
+    """Yield the rows, and add the fields that have a value in them."""
+    for row in rows:
+        seen.update(row.fields or ())
+        yield row
+
+
+def _check_mapping(
+    source: Source, rendering: Rendering, counts: Counter[str], seen: set[str], base: Path
+) -> None:
+    """Refuse a source whose columns have other names: a field that every row lacks, a mapped one.
+
+    Raises:
+        RequestError: every row lacks a field that it needs, or `columns` names a column that has
+            no value in any row and is not in the first.
+    """
+    useless = set(counts) == {Status.MISSING_FIELD}
+    unseen = [column for field, column in source.columns.items() if field not in seen]
+    if not useless and not unseen:
         return
-    needed = rendering.fields if rendering.require_response else rendering.template.fields
-    raise RequestError(
-        f"every row of {source.path} lacks a field ({_named(counts)}): needed are "
-        f"{', '.join(source.columns.get(field, field) for field in needed)}, the columns are "
-        f"{', '.join(column_names(source, base))}; map them with columns: {{field: column}}"
-    )
+    columns = column_names(source, base)
+    if useless:
+        needed = rendering.fields if rendering.require_response else rendering.template.fields
+        raise RequestError(
+            f"every row of {source.path} lacks a field ({_named(counts)}): needed are "
+            f"{', '.join(source.columns.get(field, field) for field in needed)}, the columns are "
+            f"{', '.join(columns)}; map them with columns: {{field: column}}"
+        )
+    absent = [column for column in unseen if column not in columns]
+    if columns and absent:
+        raise RequestError(
+            f"no row of {source.path} has the column {', '.join(absent)} that its columns map; "
+            f"the columns are {', '.join(columns)}"
+        )
 
 
 def _encodable(text: str | None) -> str | None:

@@ -42,6 +42,18 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
     return ids
 
 
+def check_texts(name: str, texts: Sequence[str]) -> None:
+    """Refuse what is no list of texts.
+
+    Raises:
+        ValueError: it is one text, or it is empty.
+    """
+    if isinstance(texts, str):
+        raise ValueError(f"{name} is one text: give a list of texts")
+    if not len(texts):
+        raise ValueError(f"{name} is empty: give at least one text")
+
+
 def encode_responses(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Return the token ids of responses, with no special token added, not even an EOS."""
     return _encode(tokenizer, texts, special=False)

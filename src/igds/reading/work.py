@@ -147,6 +147,11 @@ def as_matrix(column: pa.ChunkedArray) -> np.ndarray:
     return flat.reshape(len(column), -1)
 
 
+def n_rows(shard: Mapping[str, Any]) -> int:
+    """Return the rows of one of the `row_ranges`."""
+    return shard["stop"] - shard["start"]
+
+
 def row_ranges(folder: Path, shard_rows: int) -> list[dict[str, Any]]:
     """Return the shards of an index: ranges of at most `shard_rows` rows of its files, in order."""
     shards = []

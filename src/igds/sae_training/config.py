@@ -7,11 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from igds.config.overrides import apply_overrides
+from igds.config.load import read_settings
 from igds.config.schema import Model
-from igds.config.structure import structure_as
-from igds.config.text import read_yaml
-from igds.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,9 +125,4 @@ def load_training(path: Path, overrides: Sequence[str] = ()) -> SAETraining:
     Raises:
         RequestError: no such file, not YAML, an unknown key, a value of the wrong type or range.
     """
-    raw = read_yaml(path)
-    try:
-        apply_overrides(raw, overrides)
-        return structure_as(raw, SAETraining)
-    except RequestError as error:
-        raise RequestError(f"{path}: {error}") from error
+    return read_settings(path, overrides, SAETraining)

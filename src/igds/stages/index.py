@@ -104,7 +104,7 @@ def _identity(context: Context, sets: dict[str, Set]) -> dict[str, Any]:
     return context.stage_identity(
         VERSION,
         data={
-            name: [source_identity(source, context.base) for source in sets[name].sources]
+            name: _source_identities(name, sets[name].sources, context.base)
             for name in CHECKED
             if name in sets
         },
@@ -116,6 +116,17 @@ def _identity(context: Context, sets: dict[str, Set]) -> dict[str, Any]:
         tokenizer=tokenizer_identity(context.model),
         train_tokenizer=tokenizer_identity(trained) if trained else None,
     )
+
+
+def _source_identities(name: str, sources: Sequence[Source], base: Path) -> list[dict[str, Any]]:
+    """Return the identity of each source of a set; an error names the setting."""
+    found = []
+    for place, source in enumerate(sources):
+        try:
+            found.append(source_identity(source, base))
+        except RequestError as error:
+            raise RequestError(f"data.{name}.{place}.path: {error}") from error
+    return found
 
 
 def _summary(

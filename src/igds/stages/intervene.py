@@ -53,8 +53,8 @@ def run(context: Context) -> None:
     steps = Steps(
         stage=stage,
         splits=splits,
-        run_shards=lambda shards, on_result, label: context.run_shards(
-            WORK, work, shards, stage.plan, on_result, label
+        run_shards=lambda shards, on_result, label, weights: context.run_shards(
+            WORK, work, shards, stage.plan, on_result, label, weights
         ),
     )
 

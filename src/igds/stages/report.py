@@ -66,5 +66,6 @@ def _token_activations(context: Context, stage: Stage, rows: int) -> pa.Table:
         stage.plan,
         lambda _place, table: results.append(table),
         "report: reading the rows shown",
+        [len(shown)],
     )
     return results[0]
