@@ -85,8 +85,8 @@ class ChatTemplate:
             ValueError: the template refuses the turns; says in its words why.
         """
         if self.cue is None:
-            return self._apply(turns, add_generation_prompt=True)
-        return self._apply([*turns, _assistant(self.cue)], continue_final_message=True)
+            return self._apply(turns, go_on=False)
+        return self._apply([*turns, _assistant(self.cue)], go_on=True)
 
     def response(self, turns: Sequence[Turn], prompt: str, answer: str) -> str:
         """Return what the template writes of an answer behind the prompt, without the turn's end.
@@ -110,19 +110,25 @@ class ChatTemplate:
     def _told(self, turns: Sequence[Turn], answer: str) -> str | None:
         """Return the conversation to the end of its answer, None when the template rewrites it."""
         try:
-            return self._apply([*turns, _assistant(answer)], continue_final_message=True)
+            return self._apply([*turns, _assistant(answer)], go_on=True)
         except ValueError:
             return None
 
-    def _apply(self, turns: Sequence[Turn], **options: bool) -> str:
+    def _apply(self, turns: Sequence[Turn], *, go_on: bool) -> str:
+        """Return the turns as text that ends within the last one, or in a generation prompt."""
         if self.system is not None:
             own = [{"role": "system", "content": self.system}] if self.system else []
             turns = [*own, *without_system(turns)]
+        options: dict[str, Any] = {"date_string": _DATE}
         if self.thinking is not None:
             options["enable_thinking"] = self.thinking
         try:
             text = self.tokenizer.apply_chat_template(
-                list(turns), tokenize=False, date_string=_DATE, **options
+                list(turns),
+                tokenize=False,
+                add_generation_prompt=not go_on,
+                continue_final_message=go_on,
+                **options,
             )
         except (TemplateError, TypeError) as error:
             raise ValueError(str(error)) from error
