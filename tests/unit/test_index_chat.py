@@ -172,6 +172,14 @@ def test_wrong_column_of_conversations(tmp_path: Path) -> None:
             build(tmp_path, Source(path="a.jsonl", messages=column))
 
 
+def test_a_template_that_refuses_every_row_says_what_may_help(tmp_path: Path) -> None:
+    source = chats(tmp_path, chat("system: x", "user: a", "assistant: b"))
+    with pytest.raises(RequestError, match="1 template_refused; .* needs prompts.system"):
+        build(tmp_path, source, frame=GEMMA)
+    none = ChatTemplate(tokenizer=chat_tokenizer(GEMMA), system="")
+    assert build(tmp_path, source, chat=none).status == {"ok": 1}
+
+
 def test_a_field_named_messages_is_refused(tmp_path: Path) -> None:
     template = parse_template("{messages}", user_turn=True)
     with pytest.raises(RequestError, match="cannot be named messages"):

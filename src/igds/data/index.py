@@ -122,9 +122,7 @@ def build_index(
             _check_mapping(source, rendering, counts, base)
             total += counts
     if not total[Status.OK]:
-        raise RequestError(
-            f"no row of {', '.join(source.path for source in sources)} can be used: {_named(total)}"
-        )
+        raise RequestError(_none_usable(sources, total))
     return IndexSummary(
         rows=total.total(),
         status={str(status): count for status, count in sorted(total.items())},
@@ -257,6 +255,14 @@ def _ahead(
             yield ready.result()
     if pending is not None:
         yield pending.result()
+
+
+def _none_usable(sources: Sequence[Source], counts: Counter[str]) -> str:
+    """Return what to say of sources without a single ok row."""
+    words = f"no row of {', '.join(s.path for s in sources)} can be used: {_named(counts)}"
+    if counts[Status.TEMPLATE_REFUSED]:
+        words += '; a chat template that refuses system prompts needs prompts.system: ""'
+    return words
 
 
 def _check_mapping(source: Source, rendering: Rendering, counts: Counter[str], base: Path) -> None:
