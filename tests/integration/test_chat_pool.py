@@ -62,8 +62,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for row in sums(30, 2)
     ]
     write(folder / "pool.jsonl", pool)
-    (example,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    (folder / "igds.yaml").write_text(example)
+    section = PAGE.read_text(encoding="utf-8").partition("## Chat rows")[2]
+    (folder / "igds.yaml").write_text(re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)[0])
     run(folder, *SMALL)
     return folder
 
