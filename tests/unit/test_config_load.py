@@ -289,3 +289,50 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
 def test_dumped_settings_load_back_equal(load: Any) -> None:
     config = load(BASE, "--select.budget.ratio", "1", "--report", "{}").config
     assert load(dump_yaml(config)).config == config
+
+
+CHAT = BASE.replace("pool: [{path: pool.jsonl}", "pool: [{path: pool.jsonl, messages: turns}")
+
+
+def test_chat_rows_need_the_chat_template(load: Any) -> None:
+    assert "needs chat_template: true" in refusal(load, CHAT)
+    config = load(CHAT + "prompts: {chat_template: true, thinking: false, system: ''}").config
+    assert config.data.has_chat
+    assert (config.prompts.thinking, config.prompts.system) == (False, "")
+    assert not load(BASE).config.data.has_chat
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (BASE + "prompts: {system: Be brief.}", "system is for chat prompts: set chat_template"),
+        (BASE + "prompts: {cue: 'A:'}", "cue is for chat prompts"),
+        (CHAT + "prompts: {chat_template: true, cue: 'A: '}", "cue must be text without white"),
+        (CHAT + "prompts: {chat_template: true, cue: ''}", "cue must be text without white"),
+        (CHAT.replace("{path: more.jsonl,", "{path: more.jsonl, messages: m,"), "keep one of them"),
+    ],
+)
+def test_chat_settings_that_do_not_go_together(load: Any, text: str, words: str) -> None:
+    assert words in refusal(load, text)
+
+
+@pytest.mark.parametrize("value", ["all", "one", 3])
+def test_rows_of_one_prompt_are_a_word_or_a_number(load: Any, value: str | int) -> None:
+    text = f"{BASE}select: {{per_prompt: {value}}}"
+    config = load(text).config
+    assert config.select.per_prompt == value
+    assert load(f"{BASE}select: {{}}", "--select.per-prompt", str(value)).config == config
+    assert load(dump_yaml(config)).config == config
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("two", "select.per_prompt is 'two', expected one of all, one, or a whole number"),
+        ("true", "expected one of all, one, or a whole number"),
+        ("1.5", "expected one of all, one, or a whole number"),
+        ("0", "per_prompt must be at least 1"),
+    ],
+)
+def test_refused_rows_of_one_prompt(load: Any, value: str, words: str) -> None:
+    assert words in refusal(load, f"{BASE}select: {{per_prompt: {value}}}")

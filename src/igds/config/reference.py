@@ -14,8 +14,8 @@ from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from textwrap import wrap
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from igds.config import schema
 from igds.config.identity import to_plain
@@ -133,6 +133,8 @@ def _type_words(hint: Any) -> str:
         return ", ".join(f"`{choice}`" for choice in args)
     if NoneType in args:
         return _type_words(args[0])
+    if get_origin(hint) in (Union, UnionType):
+        return ", ".join(map(_type_words, args))
     if get_origin(hint) is tuple:
         return f"list of {_type_words(args[0])}"
     if get_origin(hint) is dict:

@@ -89,16 +89,33 @@ class Prompts:
     """How rows become prompts."""
 
     template: str | None = None
-    """Raw text with `{field}` places that ends in a cue; the task's own when absent."""
+    """Raw text with `{field}` places that ends in a cue; the task's own when absent. With
+    `chat_template` it is a user turn and needs no cue; absent, it is `{text}` in a run that has
+    chat rows."""
     control_templates: tuple[str, ...] = ("{text}\nIn other words:", "{text}\nNext:")
     """Templates of other tasks, for the 2 x 2 of controls; `{text}` is the row's prompt fields
-    joined by newlines."""
+    joined by newlines, or the last user turn of a chat row."""
+    chat_template: bool = False
+    """Render every prompt by the tokenizer's chat template: the turns of a chat row, or the filled
+    template as one user turn. Needed for sources with `messages`."""
+    system: str | None = None
+    """System prompt of every prompt, in place of the row's own; "" takes the row's own away."""
+    thinking: bool | None = None
+    """The chat template's `enable_thinking`; must be stated where it has that switch."""
+    cue: str | None = None
+    """Start of the assistant's turn, such as `Answer:`, at whose last token features are read; the
+    end of the generation prompt when absent."""
 
     def __post_init__(self) -> None:
-        """Refuse a control template without its place for the row."""
+        """Refuse a control template without a place, and chat settings without a chat template."""
         for template in self.control_templates:
             if "{text}" not in template:
                 raise ValueError(f"control_templates has {template!r}, which has no {{text}} place")
+        given = [name for name in ("system", "thinking", "cue") if getattr(self, name) is not None]
+        if given and not self.chat_template:
+            raise ValueError(f"{given[0]} is for chat prompts: set chat_template: true beside it")
+        if self.cue is not None and (not self.cue or self.cue != self.cue.strip()):
+            raise ValueError(f"cue must be text without white space around it, not {self.cue!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,15 +128,20 @@ class Source:
     """File format; auto goes by the ending, `.gz` and `.zst` removed."""
     columns: dict[str, str] = field(default_factory=dict)
     """Field of the templates -> column of the file, where the names differ."""
+    messages: str | None = None
+    """Column with a conversation: turns of `role` and `content`, or of `from` and `value`. The last
+    assistant turn is the response, the turns before it are the prompt."""
     limit: int | None = None
     """Read at most this many rows."""
     id_column: str | None = None
     """Column with unique row ids; a hash of the mapped fields when absent."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty path and an empty limit."""
+        """Refuse an empty path, an empty limit, and fields beside a conversation."""
         not_empty(self, "path")
         at_least(self, 1, "limit")
+        if self.messages is not None and self.columns:
+            raise ValueError("columns maps fields, but messages is the whole row: keep one of them")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +166,12 @@ class Data:
     def __post_init__(self) -> None:
         """Refuse to identify features without task prompts."""
         not_empty(self, "prior")
+
+    @property
+    def has_chat(self) -> bool:
+        """Return whether a source holds conversations."""
+        sets = (self.prior, self.validation, self.control, self.pool, self.test)
+        return any(source.messages for source in itertools.chain(*sets))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,6 +287,13 @@ class Select:
     """Whose pool score ranks the rows; one of `score.methods`."""
     unique: Literal["row", "none"] = "row"
     """row: of exact duplicates only the first may be chosen."""
+    per_prompt: Literal["all", "one"] | int = "all"
+    """Most rows chosen of those with one prompt, the first in rank order: all, one, or a number."""
+
+    def __post_init__(self) -> None:
+        """Refuse a number of rows below 1."""
+        if self.per_prompt not in ("all", "one"):
+            at_least(self, 1, "per_prompt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,6 +377,8 @@ class Config:
         for layer, count in layers.items():
             if count > 1:
                 raise ValueError(f"saes names {count} SAEs for block {layer}: one a block")
+        if self.data.has_chat and not self.prompts.chat_template:
+            raise ValueError("prompts needs chat_template: true, as data has rows of messages")
 
     def check_stages(self, stages: Collection[str]) -> None:
         """Refuse stages whose inputs no section makes; what other stages lack does not matter.

@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from difflib import get_close_matches
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from cattrs import (
     AttributeValidationNote,
@@ -79,6 +79,7 @@ def _converter() -> Converter:
     factory = converter.register_structure_hook_factory
     factory(lambda hint: get_origin(hint) is Literal, _literal)
     factory(lambda hint: get_origin(hint) is UnionType, _optional)
+    factory(_is_choice_or_number, _choice_or_number)
     factory(is_dataclass, _guarded(dict, "a section of keys and values", _class_factory))
     factory(_of(dict), _guarded(dict, "a mapping of names to text", mapping_structure_factory))
     factory(_of(tuple), _guarded(list, "a list", homogenous_tuple_structure_factory))
@@ -118,6 +119,24 @@ def _optional(hint: Any, converter: Converter) -> _Hook:
         if is_dataclass(inner):
             raise _UnexpectedError("is empty: write {} for its defaults, or leave it out")
         return None
+
+    return hook
+
+
+def _is_choice_or_number(hint: Any) -> bool:
+    """Return whether a hint is `Literal[...] | int`, which typing makes a Union of its own."""
+    return get_origin(hint) in (Union, UnionType) and NoneType not in get_args(hint)
+
+
+def _choice_or_number(hint: Any, _: Converter) -> _Hook:
+    choices = get_args(get_args(hint)[0])
+
+    def hook(value: Any, _: Any) -> Any:
+        value = _plain(value)
+        if value in choices or type(value) is int:
+            return value
+        words = f"one of {', '.join(choices)}, or a whole number"
+        raise _UnexpectedError(f"is {_shown(value)}, expected {words}")
 
     return hook
 

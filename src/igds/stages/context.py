@@ -54,8 +54,10 @@ class Context:
 
     @cached_property
     def template(self) -> Template:
-        """Return the template of every task prompt."""
-        return parse_template(self.config.prompts.template or self.task.template)
+        """Return the template of every task prompt; in a run with chat rows, plain `{text}`."""
+        prompts = self.config.prompts
+        default = "{text}" if self.config.data.has_chat else self.task.template
+        return parse_template(prompts.template or default, user_turn=prompts.chat_template)
 
     @cached_property
     def model(self) -> ModelSpec:
