@@ -46,6 +46,8 @@ class IndexSummary:
     """Prompt tokens of the rows with status ok."""
     duplicates: int
     """Rows whose mapped fields equal those of a row before them."""
+    source_rows: tuple[int, ...]
+    """Rows read of each source, in order: the rows of a source stand together."""
 
 
 def build_index(
@@ -93,6 +95,7 @@ def build_index(
     )
     block = _Block(rendering, tokenizer, train_tokenizer, max_prompt_tokens, fit_response, RowIds())
     total = Counter[str]()
+    source_rows: list[int] = []
     tokens = 0
     with (
         IndexWriter(folder, {PROMPT_FIELDS: json.dumps(template.fields)}) as writer,
@@ -111,6 +114,7 @@ def build_index(
                 progress(len(entries))
             _check_mapping(mapped, rendering, counts, base)
             total += counts
+            source_rows.append(counts.total())
     if not total[Status.OK]:
         raise RequestError(
             f"no row of {', '.join(source.path for source in sources)} can be used: {_named(total)}"
@@ -120,6 +124,7 @@ def build_index(
         status={str(status): count for status, count in sorted(total.items())},
         tokens=tokens,
         duplicates=block.ids.duplicates,
+        source_rows=tuple(source_rows),
     )
 
 
