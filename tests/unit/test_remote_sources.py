@@ -196,7 +196,7 @@ def test_a_server_that_is_down(tmp_path: Path) -> None:
         read(f"http://127.0.0.1:{port}/a.jsonl", tmp_path)
 
 
-def test_a_missing_package_is_named(tmp_path: Path) -> None:
+def test_a_missing_package_is_named() -> None:
     code = (
         "import sys; sys.modules['aiohttp'] = None\n"
         "from pathlib import Path\n"
