@@ -69,7 +69,7 @@ def test_commands_from_run_to_export(project: Path) -> None:
     assert explained.returncode == 0, explained.stderr
     assert f"rank: {selection[0]['rank']}" in explained.stdout
 
-    exported = igds(project, "export", "runs/tiny", "--output", "out.jsonl")
+    exported = igds(project, "export", "runs/tiny", "--out", "out.jsonl")
     assert exported.returncode == 0, exported.stderr
     kept = (project / "out.jsonl").read_bytes()
     assert kept == (project / "runs/tiny/select/selected.jsonl").read_bytes()

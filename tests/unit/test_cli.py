@@ -103,7 +103,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["status", ".", "--verbose"], "--verbose is not an option of igds status"),
         (["status", "."], "not a run folder"),
         (["explain", ".", "id0"], "holds no rows-*.parquet"),
-        (["export", ".", "--output", "x.jsonl"], "has no selection yet"),
+        (["export", ".", "--out", "x.jsonl"], "has no selection yet"),
         (["init", "math", "--output", "igds.yaml"], "is there already"),
     ],
 )
@@ -193,13 +193,13 @@ def test_explain_an_unknown_row(run: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_export_jsonl_has_the_original_bytes(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    assert main(["export", str(run), "--format", "jsonl", "--output", str(path)]) == 0
+    assert main(["export", str(run), "--format", "jsonl", "--out", str(path)]) == 0
     assert path.read_bytes() == ORIGINALS[0] + b"\n" + ORIGINALS[1] + b"\n"
 
 
 def test_export_parquet(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
-    assert main(["export", str(run), "--format", "parquet", "--output", str(path)]) == 0
+    assert main(["export", str(run), "--format", "parquet", "--out", str(path)]) == 0
     assert pq.read_table(path)["row_id"].to_pylist() == ["id0", "id1"]
     assert np.array_equal(pq.read_table(path)["original"].to_pylist()[0].encode(), ORIGINALS[0])
 
@@ -207,7 +207,7 @@ def test_export_parquet(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["out.parquet", "absent/out.jsonl"])
 def test_export_to_a_wrong_place(run: Path, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    assert main(["export", str(run), "--format", "jsonl", "--output", str(path)]) == 2
+    assert main(["export", str(run), "--format", "jsonl", "--out", str(path)]) == 2
     assert not path.exists()
 
 

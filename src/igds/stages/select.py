@@ -5,7 +5,8 @@ from __future__ import annotations
 import pyarrow.compute as pc
 
 from igds.data.index import load_index
-from igds.exports.rows import write_selected
+from igds.exports.jsonl import write_jsonl
+from igds.exports.rows import Chosen
 from igds.selection.budgets import choose
 from igds.selection.tables import (
     read_pool_scores,
@@ -46,5 +47,6 @@ def run(context: Context) -> None:
     table = selection_table(rows["row_id"], scores, selection)
     stage.write_table("selection.parquet", table)
     stage.write_json("summary.json", selection_summary(rows, scores, selection, settings))
-    write_selected(stage.path / "selected.jsonl", context.run.path / "index", selection.selected)
+    chosen = Chosen(context.run.path / "index", selection.selected)
+    write_jsonl(stage.path / "selected.jsonl", chosen)
     stage.commit()
