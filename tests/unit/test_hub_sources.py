@@ -159,3 +159,7 @@ def test_hub_settings_of_a_file(name: str) -> None:
 def test_a_quota_is_for_the_pool() -> None:
     with pytest.raises(ValueError, match="test has a quota"):
         Data(prior=(Source(path="a"),), test=(Source(path="b", quota=Decimal("0.5")),))
+    half = Source(path="a", quota=Decimal("0.4"))
+    with pytest.raises(ValueError, match=r"quotas that add up to 0\.8"):
+        Data(prior=(Source(path="a"),), pool=(half, half))
+    assert Data(prior=(Source(path="a"),), pool=(half, Source(path="b")))

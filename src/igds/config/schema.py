@@ -126,7 +126,8 @@ class Source:
     sample_seed: int = 0
     """Seed of the draw; it is the source's own, so that runs of other seeds share the rows."""
     quota: Decimal | None = None
-    """Largest share of the selection, over 0 to 1, that may come from this source; pool only."""
+    """Largest share of the selected rows (with a `tokens` budget, of its tokens) that may come from
+    this source, over 0 to 1; pool only."""
     id_column: str | None = None
     """Column with unique row ids; a hash of the mapped fields when absent."""
 
@@ -172,6 +173,12 @@ class Data:
         for name in ("prior", "validation", "control", "test"):
             if any(source.quota is not None for source in getattr(self, name)):
                 raise ValueError(f"{name} has a quota: it limits rows of the pool")
+        shares = [source.quota for source in self.pool if source.quota is not None]
+        if self.pool and len(shares) == len(self.pool) and sum(shares) < 1:
+            raise ValueError(
+                f"pool has quotas that add up to {sum(shares)}, so no selection can be filled: "
+                "raise one, or leave it out of one source"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,13 @@ from jaxtyping import Bool, Float, Int, UInt64
 
 from igds.config.schema import Budget
 from igds.errors import RequestError
+from igds.selection.quotas import Quotas
 
-REASONS = ("top", "tie", "budget", "duplicate", "status")
-"""Why a row is in or out: `top` and `tie` may be selected; `tie` has the very score at the cut."""
+REASONS = ("top", "tie", "budget", "quota", "duplicate", "status")
+"""Why a row is in or out: `top` and `tie` may be selected; `tie` has the very score at the cut;
+`quota` is over the share of its source."""
+LEFT_OUT = ("quota", "duplicate", "status")
+"""Reasons of rows that could not be chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,7 @@ def choose(
     n_tokens: Int[np.ndarray, " rows"],
     n_ok: int,
     budget: Budget,
+    quotas: Quotas | None = None,
 ) -> Selection:
     """Return which rows a budget keeps.
 
@@ -75,26 +80,34 @@ def choose(
         n_tokens: prompt and response tokens of each row, for a `tokens` budget.
         n_ok: index rows with status ok; a ratio is taken of them, whatever the method can score.
         budget: how much to keep.
+        quotas: shares of the budget that single sources may take; None sets no limit.
 
     Raises:
         RequestError: the pool has fewer eligible rows than the budget asks for, or the first row
             alone is over a `tokens` budget.
     """
     order = ranking(pool_score, tie_break)
-    eligible = order[~duplicate[order]]
+    unique = order[~duplicate[order]]
+    eligible = unique
     wanted = rows_to_keep(budget, n_ok)
+    if quotas is not None:
+        by_rows = wanted is not None
+        cost = np.ones_like(n_tokens) if by_rows else n_tokens
+        eligible = unique[quotas.within(unique, cost, wanted or int(budget.tokens or 0))]
     if wanted is None:
         wanted = _rows_that_fit(n_tokens[eligible], int(budget.tokens or 0))
     if wanted > len(eligible) or not len(eligible):
         raise RequestError(
             f"the budget asks for {wanted} rows, but only {len(eligible)} can be chosen: "
             f"{n_ok} rows have status ok, {len(order)} have a pool score, "
-            f"{len(order) - len(eligible)} of those are duplicates; lower select.budget"
+            f"{len(order) - len(unique)} of those are duplicates, {len(unique) - len(eligible)} "
+            "more are over the quota of their source; lower select.budget or raise the quotas"
         )
     chosen, left = eligible[:wanted], eligible[wanted:]
     cut = float(pool_score[chosen[-1]])
     reason = np.full(len(pool_score), "status", dtype=object)
     reason[order] = "duplicate"
+    reason[unique] = "quota"
     reason[chosen], reason[left] = "top", "budget"
     if len(left) and pool_score[left[0]] == cut:
         reason[eligible[pool_score[eligible] == cut]] = "tie"

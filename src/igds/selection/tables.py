@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, UInt64
 from igds.config.identity import to_plain
 from igds.config.schema import Select
 from igds.data.seeds import seeded_bits
-from igds.selection.budgets import Selection
+from igds.selection.budgets import LEFT_OUT, Selection
 from igds.stats.rank import spearman
 
 
@@ -75,7 +75,7 @@ def selection_summary(
 ) -> dict[str, Any]:
     """Return `select/summary.json`: counts, the cut and its ties, and what scores follow."""
     scored = ~np.isnan(scores)
-    eligible = np.array([reason not in ("duplicate", "status") for reason in selection.reason])
+    eligible = np.array([reason not in LEFT_OUT for reason in selection.reason])
     at_cut = eligible & (scores == selection.cut)
     reasons = pc.value_counts(pa.array(selection.reason)).to_pylist()
     return {

@@ -7,7 +7,9 @@ import pyarrow.compute as pc
 from igds.data.index import load_index
 from igds.exports.jsonl import write_jsonl
 from igds.exports.rows import Chosen
+from igds.runs.files import read_json
 from igds.selection.budgets import choose
+from igds.selection.quotas import Quotas, source_numbers
 from igds.selection.tables import (
     read_pool_scores,
     selection_summary,
@@ -28,6 +30,7 @@ def run(context: Context) -> None:
     identity = context.stage_identity(
         VERSION,
         select=settings,
+        quotas=[source.quota for source in context.config.data.pool],
         seed=context.config.seed,
         inputs=context.input_identity("index", f"score/{settings.method}"),
     )
@@ -43,6 +46,7 @@ def run(context: Context) -> None:
         n_tokens=rows["n_train_tokens"].fill_null(0).to_numpy(),
         n_ok=pc.sum(pc.equal(rows["status"], "ok")).as_py(),
         budget=settings.budget,
+        quotas=_quotas(context),
     )
     table = selection_table(rows["row_id"], scores, selection)
     stage.write_table("selection.parquet", table)
@@ -50,3 +54,12 @@ def run(context: Context) -> None:
     chosen = Chosen(context.run.path / "index", selection.selected)
     write_jsonl(stage.path / "selected.jsonl", chosen)
     stage.commit()
+
+
+def _quotas(context: Context) -> Quotas | None:
+    """Return the quotas of the pool's sources, None when there are none."""
+    shares = [source.quota for source in context.config.data.pool]
+    if all(share is None for share in shares):
+        return None
+    summary = read_json(context.run.path / "index" / "summary.json") or {}
+    return Quotas(source=source_numbers(summary["sets"]["pool"]["source_rows"]), shares=shares)
