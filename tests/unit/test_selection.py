@@ -8,6 +8,7 @@ import pytest
 
 from igds.config.schema import Budget, Select
 from igds.errors import RequestError
+from igds.rows import content_hash
 from igds.selection.budgets import choose, rows_to_keep
 from igds.selection.quotas import Quotas, source_numbers
 from igds.selection.showcase import showcase
@@ -106,7 +107,9 @@ def test_tie_breaks_follow_seed_and_id_alone():
 
 
 def test_of_equal_rows_the_first_is_unique():
-    rows = pa.table({"content_hash": ["x", "y", "x", "z", "y"]})
+    hashes = pa.array([content_hash(text) for text in (b"w", b"x", b"y", b"x", b"z", b"y")])
+    # a column in chunks, the first of which is a part of a longer one
+    rows = pa.table({"content_hash": pa.chunked_array([hashes[1:3], hashes[3:]])})
     assert unique_mask(rows, "row").tolist() == [True, True, False, True, False]
     assert unique_mask(rows, "none").all()
 
