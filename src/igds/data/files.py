@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -57,18 +57,18 @@ class SourceFile:
         """Return whether it is on this machine's disks."""
         return speaks(self.fs, "file")
 
-    def raw(self) -> io.IOBase:
+    def raw(self) -> io.BufferedReader:
         """Return its bytes as they are stored."""
         # One request instead of ranges, which plain web servers do not know.
         whole = speaks(self.fs, "http") and self.format not in _SEEKED
-        return self.fs.open(self.path, "rb", **({"block_size": 0} if whole else {}))
+        return _buffered(self.fs.open(self.path, "rb", **({"block_size": 0} if whole else {})))
 
     def open(self) -> io.BufferedReader:
         """Return its bytes, decompressed; a `.gz` or `.zst` may have several members."""
-        stream = self.raw()
-        if self.compression is not None:
-            stream = pa.input_stream(stream, compression=self.compression)
-        return io.BufferedReader(cast(io.RawIOBase, stream), 1 << 20)
+        stored = self.raw()
+        if self.compression is None:
+            return stored
+        return _buffered(pa.input_stream(stored, compression=self.compression))
 
 
 def find_files(source: Source, base: Path) -> list[SourceFile]:
@@ -105,6 +105,10 @@ def find_files(source: Source, base: Path) -> list[SourceFile]:
         names = [Path(os.path.relpath(path, base)).as_posix() for path in paths]
     pairs = zip(paths, names, strict=True)
     return [_source_file(source, _local(), path, name) for path, name in pairs]
+
+
+def _buffered(stream: Any) -> io.BufferedReader:
+    return io.BufferedReader(stream, 1 << 20)
 
 
 def _local() -> AbstractFileSystem:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from igds.config.schema import HUB, Source
 from igds.data.files import pick_split
@@ -45,10 +46,10 @@ def read_hub(source: Source) -> tuple[str, Iterator[Record]]:
             f"{source.path} is read by the package datasets: pip install 'igds[hub]'"
         ) from error
     with _asked(source):
-        splits = load_dataset(
+        splits: Any = load_dataset(
             _repository(source), source.config, revision=source.revision, streaming=True
         )
-        split = pick_split(source, list(splits))
+        split = pick_split(source, [str(split) for split in splits])
         tables = splits[split].with_format("arrow").iter(batch_size=BATCH_ROWS)
     name = "/".join(filter(None, (source.path, source.config, split)))
     batches = (batch for table in tables for batch in table.to_batches())
