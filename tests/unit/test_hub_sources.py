@@ -117,6 +117,20 @@ def test_reading_is_pinned_to_the_commit_of_the_identity(hub: Hub, ask: Ask) -> 
     assert [row[2] for row in ask("read", config="short", split="test")] == [{"q": "four"}]
 
 
+def test_single_files_of_a_repository(hub: Hub, ask: Ask) -> None:
+    path = f"hf://datasets/{NAME}/short/*.jsonl"
+    rows = ask("read", path)
+    assert [row[2]["q"] for row in rows][1:] == ["one\u2028line", "two"]
+    names = [row[0] for row in rows]
+    assert all(name.endswith("/short/train.jsonl") for name in names[1:])
+    before = ask("identity", path)["files"]
+    assert all("blob_id" in file for file in before)
+    hub.push({**FILES, "short/test.jsonl": lines("five")})
+    after = ask("identity", path)["files"]
+    assert before[0] != after[0]
+    assert before[1] == after[1]
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [

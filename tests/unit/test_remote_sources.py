@@ -174,6 +174,13 @@ def test_a_web_server_that_knows_no_ranges(server: str, tmp_path: Path) -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_parquet_from_a_web_server_that_knows_no_ranges(server: str, tmp_path: Path) -> None:
+    many = pa.table({"q": [str(place) for place in range(2_000_000)]})
+    (tmp_path / "www" / "a.parquet").write_bytes(parquet_bytes(many))
+    with pytest.raises(RequestError, match=r"a\.parquet cannot be read: .*range"):
+        read(f"{server}/a.parquet", tmp_path)
+
+
 def test_identity_of_a_web_file(server: str, tmp_path: Path) -> None:
     for folder in ("", "none/"):
         file = tmp_path / "www" / folder / "a.jsonl"
