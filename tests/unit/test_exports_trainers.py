@@ -1,4 +1,7 @@
-"""What each trainer reads back, and what stands beside it."""
+"""What each trainer reads back, and what stands beside it.
+
+Formats: TRL's dataset formats, LLaMA-Factory's data/README.md, Axolotl's docs/dataset-formats.
+"""
 
 from __future__ import annotations
 
