@@ -29,6 +29,9 @@ METHODS = (
 """Names that `score.methods` takes."""
 _USE_FEATURES = {"igds", "igds-random", "cosine"}
 
+HUB = "hf:"
+"""What the path of a set on the Hub starts with."""
+
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -120,11 +123,18 @@ class Prompts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One file, glob or folder of rows."""
+    """Rows from files, a URL or the Hub."""
 
     path: str
-    """File, folder or glob; `builtin:neutral` is the control set that igds ships."""
-    format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet"] = "auto"
+    """File, folder or glob, also behind a URL (`s3://`, `gs://`, `https://`, `zip://` ...);
+    `hf:owner/name`, a set of rows on the Hub; `builtin:neutral`, the control set of igds."""
+    config: str | None = None
+    """Configuration (subset) of a Hub set, where it has several."""
+    split: str | None = None
+    """Split of a Hub set or of a saved DatasetDict, where it has several."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub set; the resolved commit is read and recorded."""
+    format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow"] = "auto"
     """File format; auto goes by the ending, `.gz` and `.zst` removed."""
     columns: dict[str, str] = field(default_factory=dict)
     """Field of the templates -> column of the file, where the names differ."""
@@ -132,16 +142,34 @@ class Source:
     """Column with a conversation: turns of `role` and `content`, or of `from` and `value`. The last
     assistant turn is the response, the turns before it are the prompt."""
     limit: int | None = None
-    """Read at most this many rows."""
+    """Read at most this many rows, the first."""
+    sample: int | None = None
+    """Keep at most this many of the rows read, drawn evenly by a seeded hash of their places."""
+    sample_seed: int = 0
+    """Seed of the draw; it is the source's own, so that runs of other seeds share the rows."""
+    quota: Decimal | None = None
+    """Largest share of the selected rows (with a `tokens` budget, of its tokens) that may come from
+    this source, over 0 to 1; pool only."""
     id_column: str | None = None
     """Column with unique row ids; a hash of the mapped fields when absent."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty path, an empty limit, and fields beside a conversation."""
+        """Refuse an empty path, values out of range, and settings that do not go together."""
         not_empty(self, "path")
-        at_least(self, 1, "limit")
+        at_least(self, 1, "limit", "sample")
+        at_least(self, 0, "sample_seed")
         if self.messages is not None and self.columns:
             raise ValueError("columns maps fields, but messages is the whole row: keep one of them")
+        if self.quota is not None and not 0 < self.quota <= 1:
+            raise ValueError(f"quota must be over 0 and at most 1, not {self.quota}")
+        for name in ("config", "revision"):
+            if getattr(self, name) is not None and not self.on_hub:
+                raise ValueError(f"{name} goes with a Hub set, path: hf:owner/name")
+
+    @property
+    def on_hub(self) -> bool:
+        """Return whether the path names a set on the Hub."""
+        return self.path.startswith(HUB) and not self.path.startswith(f"{HUB}//")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,8 +192,17 @@ class Data:
     """What to do when two of the sets share rows or 13-word runs."""
 
     def __post_init__(self) -> None:
-        """Refuse to identify features without task prompts."""
+        """Refuse to identify features without task prompts, and quotas where nothing is chosen."""
         not_empty(self, "prior")
+        for name in ("prior", "validation", "control", "test"):
+            if any(source.quota is not None for source in getattr(self, name)):
+                raise ValueError(f"{name} has a quota: it limits rows of the pool")
+        shares = [source.quota for source in self.pool if source.quota is not None]
+        if self.pool and len(shares) == len(self.pool) and sum(shares) < 1:
+            raise ValueError(
+                f"pool has quotas that add up to {sum(shares)}, so no selection can be filled: "
+                "raise one, or leave it out of one source"
+            )
 
     @property
     def has_chat(self) -> bool:
