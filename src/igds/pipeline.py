@@ -192,6 +192,7 @@ def _describe(context: Context, *, first: bool = False) -> None:
         "versions": {package: version(package) for package in RECORDED},
         "model": {"id": model.id, "revision": model.revision, **context.model_identity},
         "saes": context.sae_identity,
+        "sae_sources": {f"L{layer}": spec.source for layer, spec in context.saes.items()},
         "plan": context.plan(),
         "splits": context.split_sizes,
         "overlap": context.config.data.overlap,

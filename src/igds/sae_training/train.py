@@ -29,7 +29,8 @@ from igds.progress import Progress, SilentProgress
 from igds.sae_training.activations import Residuals, capture_residuals
 from igds.sae_training.config import SAETraining, load_training
 from igds.sae_training.corpus import Text, read_excluded, read_texts
-from igds.saes.formats.saelens import read_saelens, write_saelens
+from igds.saes.formats.saelens import write_saelens
+from igds.saes.load import load_sae
 from igds.saes.quality import sae_quality
 from igds.saes.sae import SAE
 
@@ -81,7 +82,7 @@ def train_saes(
         write_saelens(
             sae, output / f"L{layer}", weights=torch.float16, metadata=_metadata(config, model)
         )
-        table.append(measure(config, residuals, read_saelens(output / f"L{layer}")))
+        table.append(measure(config, residuals, load_sae(output / f"L{layer}")))
         (output / "quality.json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
     return table
 
@@ -120,7 +121,7 @@ def train_layer(
     sae.fold_activation_norm_scaling_factor(scale)
     with tempfile.TemporaryDirectory() as folder:
         sae.save_inference_model(folder)
-        trained = read_saelens(Path(folder), release=f"L{layer}")
+        trained = load_sae(Path(folder), release=f"L{layer}")
     if config.architecture != "batchtopk":
         return trained
     return dataclasses.replace(trained, activation="batchtopk")
