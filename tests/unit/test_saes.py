@@ -82,6 +82,18 @@ def test_of_tied_topk_values_the_lowest_index_wins() -> None:
     assert torch.equal(sae.encode_columns(X[:1], [2, 0]), torch.tensor([[0.0, 3.0]]))
 
 
+def test_a_tie_over_several_blocks_goes_to_the_lowest_index() -> None:
+    sae = random_topk(d_sae=5000, k=3)
+    # Features 10, 2500 and 4999 are one feature; only the first fits beside two better ones.
+    same = torch.tensor([10, 2500, 4999])
+    sae.W_enc[:, same], sae.b_enc[same] = sae.W_enc[:, :1].clone(), float(sae.b_enc[0])
+    x = torch.randn(400, 8, generator=torch.Generator().manual_seed(2))
+    acts, columns = sae.encode(x), [4999, 2500, 10, 0]
+    kept = (acts[:, columns] > 0).sum(dim=1)
+    assert {1, 2, 3} <= set(kept.tolist())
+    assert torch.equal(sae.encode_columns(x, columns) > 0, acts[:, columns] > 0)
+
+
 @pytest.mark.parametrize("activation", ["relu", "jumprelu", "batchtopk", "topk"])
 def test_columns_equal_all(activation: str) -> None:
     parts = {"k": 2} if activation == "topk" else {"threshold": torch.tensor([1.0, 2.0, 0.5, 2.5])}

@@ -105,12 +105,16 @@ def _entry(release: str, about: Mapping[str, Any], sae: Mapping[str, Any]) -> En
         repo=about["repo_id"],
         path=str(sae["path"]),
         format=_FORMATS.get(reader),
-        l0=sae.get("l0"),
+        l0=_number(sae.get("l0")),
         neuronpedia_id=sae.get("neuronpedia"),
         # The other formats hold their own factor.
-        input_scale=sae.get("norm_scaling_factor") if reader is None else None,
+        input_scale=_number(sae.get("norm_scaling_factor")) if reader is None else None,
         unsupported=_unsupported(release, about, sae),
     )
+
+
+def _number(value: float | int | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def _unsupported(release: str, about: Mapping[str, Any], sae: Mapping[str, Any]) -> str | None:

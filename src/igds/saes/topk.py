@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-BLOCK = 4096
+BLOCK = 2048
 """Features whose encoder is multiplied at a time."""
 _ROWS = 512
 """Rows that are multiplied at a time."""

@@ -29,6 +29,8 @@ _CHUNK = 1 << 25
 """Bytes of a file that are mapped at a time: mapped pages count as memory of the process."""
 _PAGES = 1 << 16
 """Bytes that the system maps around a single touched place."""
+_BYTES = 4
+"""Bytes of a stored value, at most."""
 
 
 class WeightFile:
@@ -75,28 +77,31 @@ class WeightFile:
 
     def _copy_rows(self, name: str, chosen: Sequence[int], out: Tensor) -> None:
         """Fill `out` with rows of a matrix: runs of neighbours, or one by one."""
-        row = out.shape[1] * 4
+        row = out.shape[1] * _BYTES
         if isinstance(chosen, range) and chosen.step == 1:
             for places in _chunks(len(chosen), row):
                 run = chosen[places]
                 with self._mapped() as (_, get):
-                    out[places] = get(name)[run.start : run.stop].float()
+                    out[places] = get(name)[run.start : run.stop]
             return
         for places in _chunks(len(chosen), max(row, _PAGES)):
             with self._mapped() as (_, get):
                 view = get(name)
                 for place in range(places.start, places.stop):
-                    out[place] = view[chosen[place] : chosen[place] + 1][0].float()
+                    out[place] = view[chosen[place] : chosen[place] + 1][0]
 
     def _copy_columns(self, name: str, features: Features, out: Tensor) -> None:
         """Fill `out` with columns of a matrix, a run of its rows at a time."""
-        index = _index(features)
-        for rows in _chunks(out.shape[1], self.shapes[name][1] * 4):
+        # Of every row the system maps the pages around what is wanted of it.
+        wanted = len(out) * (_BYTES if isinstance(features, slice) else _PAGES)
+        row = min(self.shapes[name][1] * _BYTES, wanted + _PAGES)
+        for rows in _chunks(out.shape[1], row):
             with self._mapped() as (_, get):
-                out[:, rows] = get(name)[rows][:, index].float().T
+                out[:, rows] = get(name)[rows][:, _index(features)].T
 
     def _finite(self, name: str, values: Tensor) -> Tensor:
-        if not values.isfinite().all():
+        # By the sum: a mask of a large matrix would be large too.
+        if not values.sum(dtype=torch.float64).isfinite():
             raise RequestError(f"{self.path}: {name} has values that are not finite")
         return values
 

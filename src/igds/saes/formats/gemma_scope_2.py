@@ -29,6 +29,7 @@ def open_gemma_scope_2(folder: Path, layer: int | None, input_scale: float | Non
     refuse_scale(folder, input_scale)
     config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
     hook_name, found = _place(folder, config, layer)
+    l0 = None if config is None else config.get("l0")
     file = WeightFile(folder / WEIGHTS)
     d_in, d_sae = file.shapes.get("w_enc", (0, 0))
     vectors = dict.fromkeys(("b_enc", "threshold"), (d_sae,))
@@ -42,7 +43,7 @@ def open_gemma_scope_2(folder: Path, layer: int | None, input_scale: float | Non
         activation="jumprelu",
         apply_b_dec_to_input=False,
         hook_name=hook_name,
-        published_l0=None if config is None else config.get("l0"),
+        published_l0=None if l0 is None else float(l0),
         b_dec=file.vector("b_dec"),
         encoder=lambda features: Encoder(
             file.matrix("w_enc", features, axis=1).T,
