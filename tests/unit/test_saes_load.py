@@ -134,7 +134,10 @@ def test_transformers_hook_names(folder: Path, name: str) -> None:
     [
         ({"architecture": "abstopk"}, "'abstopk' is not supported; supported: standard, gated"),
         ({"activation_fn": "tanh-relu"}, "activation function 'tanh-relu' is not supported"),
-        ({"normalize_activations": "layer_norm"}, "'layer_norm': scales each input by its own norm"),
+        (
+            {"normalize_activations": "layer_norm"},
+            "'layer_norm': scales each input by its own norm",
+        ),
         ({"normalize_activations": "constant_norm_rescale"}, "scales each input by its own norm"),
         ({"normalize_activations": "covariance_whitening"}, "fold the whitening into the weights"),
         ({"normalize_activations": "expected_average_only_in"}, "set saes.input_scale to sqrt"),

@@ -20,7 +20,7 @@ _FORMATS = {
     "dictionary_learning_1": "dictionary_learning",
 }
 """Name of the registry's reader -> format of igds."""
-_ELSEWHERE = ("transcoder", "clt", "mlp", "att", "hook_z", "resid_mid", "resid-mid", "embed")
+_ELSEWHERE = ("transcoder", "clt", "mlp", "att", "lxa", "lxm", "hook_z", "resid_mid", "resid-mid", "embed")
 """What stands in names of SAEs that read another place than a block's output."""
 
 
@@ -57,13 +57,7 @@ def find_entry(release: str, sae_id: str) -> Entry:
         RequestError: sae-lens is not installed, no such release or SAE in it, or igds cannot use
             it.
     """
-    releases = registry()
-    if release not in releases:
-        raise RequestError(
-            f"the registry of sae-lens has no release {release!r}; "
-            + did_you_mean(release, releases)
-        )
-    entries = {entry.id: entry for entry in releases[release]}
+    entries = {entry.id: entry for entry in find_releases(None, release)[release]}
     if sae_id not in entries:
         raise RequestError(
             f"release {release} has no SAE {sae_id!r}; {did_you_mean(sae_id, entries)}"
@@ -72,6 +66,28 @@ def find_entry(release: str, sae_id: str) -> Entry:
     if entry.unsupported is not None:
         raise RequestError(f"release {release}, id {sae_id}: {entry.unsupported}")
     return entry
+
+
+def find_releases(model: str | None, release: str | None) -> dict[str, tuple[Entry, ...]]:
+    """Return release -> its SAEs, of those for a model and of one name.
+
+    Raises:
+        RequestError: sae-lens is not installed, or nothing matches.
+    """
+    releases = registry()
+    if release is not None and release not in releases:
+        raise RequestError(
+            f"the registry of sae-lens has no release {release!r}; "
+            + did_you_mean(release, releases)
+        )
+    found = {
+        name: entries
+        for name, entries in releases.items()
+        if release in (None, name) and (model or "").lower() in entries[0].model.lower()
+    }
+    if not found:
+        raise RequestError(f"the registry of sae-lens has no release for a model {model!r}")
+    return found
 
 
 @cache
