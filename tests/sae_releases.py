@@ -254,7 +254,7 @@ def dl_gated(root: Path) -> Release:
     return Release(path=path, acts=acts, rebuilt=acts @ w["W_dec"] + w["b_dec"])
 
 
-RELEASES: dict[str, Callable[[Path], Release]] = {
+RELEASES: dict[str, Callable[..., Release]] = {
     make.__name__: make
     for make in (
         gemma_scope, gemma_scope_2, llama_scope, qwen_scope, sparsify, dl_standard, dl_april,

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from igds.config import schema
 from igds.errors import RequestError
 from igds.saes.formats.saelens import CONFIG, WEIGHTS, write_saelens
-from igds.saes.load import find_sae, load_sae, locate_saes, read_columns, read_sae
+from igds.saes.load import load_sae, locate_saes, read_sae
 from igds.saes.sae import SAE
 
 D_IN, D_SAE = 6, 10

@@ -20,7 +20,7 @@ _FORMATS = {
     "dictionary_learning_1": "dictionary_learning",
 }
 """Name of the registry's reader -> format of igds."""
-_ELSEWHERE = ("transcoder", "clt", "mlp", "att", "lxa", "lxm", "hook_z", "resid_mid", "resid-mid", "embed")
+_ELSEWHERE = ("mlp", "att", "lxa", "lxm", "hook_z", "resid_mid", "resid-mid", "embed")
 """What stands in names of SAEs that read another place than a block's output."""
 
 
