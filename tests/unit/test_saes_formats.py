@@ -42,7 +42,12 @@ def test_activations_and_output_are_those_of_the_published_forward(release: Rele
     assert (rebuilt - release.rebuilt).abs().max() <= 1e-5 * release.rebuilt.abs().max()
 
 
-def test_some_features_read_alone_equal_the_whole(release: Release) -> None:
+@pytest.mark.parametrize("held", [0, 1 << 26])
+def test_some_features_read_alone_equal_the_whole(
+    release: Release, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # TopK encoders are held in memory or read again for every batch of rows, by their size.
+    monkeypatch.setattr("igds.saes.stored.HELD", held)
     sae = load_sae(release.path)
     wanted = [7, 47, 0, 7, 21]
     columns = read_columns(spec(release.path), wanted)

@@ -12,8 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from igds.saes.sae import AS_STORED, SAE, Activation
-from igds.saes.topk import BLOCK, EncoderBlock, topk_columns
+from igds.saes.topk import BLOCK, Blocks, EncoderBlock, topk_columns
 from igds.saes.weights import ALL, Features
+
+HELD = 1 << 26
+"""Weights of a TopK encoder, 256 MB, up to which it is held in memory rather than read again."""
 
 
 class Encoder(NamedTuple):
@@ -76,7 +79,11 @@ class StoredSAE:
             raise ValueError(f"no feature L{self.layer}/{wrong[0]}: that SAE has {self.d_sae}")
         places = {index: place for place, index in enumerate(dict.fromkeys(indices))}
         part = self._sae(list(places), release=str(self.path), revision="")
-        return SAEColumns(stored=self, places=places, part=part)
+        blocks = self.blocks
+        if self.activation == "topk" and self.d_in * self.d_sae <= HELD:
+            held = list(self.blocks())
+            blocks = lambda: held  # noqa: E731
+        return SAEColumns(stored=self, places=places, part=part, blocks=blocks)
 
     def decoder_rows(self, indices: Sequence[int]) -> Float[Tensor, "columns d_in"]:
         """Return the directions that the named features write."""
@@ -122,6 +129,8 @@ class SAEColumns:
     """Index of a feature in the SAE -> its place in `part`."""
     part: SAE
     """The features held; their ReLU where the SAE is a TopK one."""
+    blocks: Blocks
+    """The encoder of all features, for TopK."""
 
     @property
     def layer(self) -> int:
@@ -145,9 +154,7 @@ class SAEColumns:
         if self.stored.activation != "topk":
             return acts
         columns = torch.as_tensor(indices, dtype=torch.long)
-        return topk_columns(
-            acts, self.part.centred(x), columns, self.stored.k or 0, self.stored.blocks
-        )
+        return topk_columns(acts, self.part.centred(x), columns, self.stored.k or 0, self.blocks)
 
     def decoder_rows(self, indices: Sequence[int]) -> Float[Tensor, "columns d_in"]:
         """Return the directions that the named features write.
