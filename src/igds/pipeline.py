@@ -209,6 +209,11 @@ def _describe(context: Context, wanted: Sequence[str], *, first: bool = False) -
         "saes": context.sae_identity if list(wanted) != ["index"] else None,
         "data": context.data_identity,
         "git": git_state(Path.cwd()),
+        "sae_sources": (
+            {f"L{layer}": spec.source for layer, spec in context.saes.items()}
+            if list(wanted) != ["index"]
+            else None
+        ),
         "plan": context.plan(),
         "splits": context.split_sizes,
         "overlap": context.config.data.overlap,

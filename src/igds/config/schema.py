@@ -7,6 +7,7 @@ these classes. A stage whose section is absent is not run.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Collection
@@ -60,17 +61,43 @@ class Model:
 class SAE:
     """One sparse autoencoder on the output of one decoder block."""
 
-    path: str
-    """Local SAELens folder (`cfg.json` and `sae_weights.safetensors`)."""
-    layer: int | None = None
-    """Decoder block, from 0; read from the SAE's own `hook_name` when absent."""
+    path: str | None = None
+    """Local folder or file of one SAE, in any format of docs/saes_formats.md; with `hub`, its
+    place in that repository."""
+    hub: str | None = None
+    """Hub repository, owner/name, that holds `path`."""
+    id: str | None = None
+    """In place of `path`: an SAE of `release` in the registry of sae-lens, as
+    `layer_14/width_16k/canonical` (see `igds saes list`)."""
+    revision: str | None = None
+    """Hub branch, tag or commit; the resolved commit is recorded."""
     release: str | None = None
-    """Name to quote outside the run; the folder's name when absent."""
+    """With `id`, the registry's release. Otherwise the name to quote outside the run; the place
+    of the SAE when absent."""
+    layer: int | None = None
+    """Decoder block, from 0; needed only where neither the SAE's files nor their folder name it,
+    and then it says that the SAE reads the output of that block."""
+    input_scale: float | None = None
+    """Factor of the input, sqrt(d_in) / mean norm, for a SAELens folder with
+    normalize_activations expected_average_only_in; the registry has it for its own."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty path and a negative block."""
-        not_empty(self, "path")
+        """Refuse an SAE in no place or in two, a negative block and a scale of 0 or less."""
+        texts = ("path", "hub", "id", "revision", "release")
+        not_empty(self, *(name for name in texts if getattr(self, name) is not None))
         at_least(self, 0, "layer")
+        if self.id is not None and (self.path or self.hub):
+            raise ValueError("takes release and id, or path (with hub or without), not both")
+        if self.id is not None and self.release is None:
+            raise ValueError("id needs release, the registry's name of the release")
+        if self.id is None and self.path is None:
+            raise ValueError(
+                "path is missing: a local SAE, or name release and id, or hub and path"
+            )
+        if self.revision is not None and self.id is None and self.hub is None:
+            raise ValueError("revision means nothing for a local path")
+        if self.input_scale is not None and not 0 < self.input_scale < math.inf:
+            raise ValueError(f"input_scale must be a finite number over 0, not {self.input_scale}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

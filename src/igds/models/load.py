@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
+from igds.cache import file_digest
 from igds.config import schema
 from igds.errors import RequestError
 from igds.models.blocks import decoder
-from igds.models.cache import file_digest
 from igds.models.gguf import WHEEL, convert_gguf, wheel_file
 from igds.models.hub import snapshot
 from igds.models.quiet import quiet
