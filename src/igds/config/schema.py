@@ -91,9 +91,14 @@ class Prompts:
     control_templates: tuple[str, ...] = ("{text}\nIn other words:", "{text}\nNext:")
     """Templates of other tasks, for the 2 x 2 of controls; `{text}` is the row's prompt fields
     joined by newlines."""
+    paraphrases: tuple[str, ...] = ()
+    """Three or more templates that ask the same in other words, for `igds doctor`; the task's own
+    when absent."""
 
     def __post_init__(self) -> None:
-        """Refuse a control template without its place for the row."""
+        """Refuse a control template without its place for the row, and too few paraphrases."""
+        if 0 < len(self.paraphrases) < 3:
+            raise ValueError(f"paraphrases needs 3 templates or more, not {len(self.paraphrases)}")
         for template in self.control_templates:
             if "{text}" not in template:
                 raise ValueError(f"control_templates has {template!r}, which has no {{text}} place")

@@ -50,6 +50,10 @@ class SAE:
     """Name on Neuronpedia, as `gemma-2-2b/14-gemmascope-res-16k`."""
     release: str
     """Name of the release or folder."""
+    published_l0: float | None = None
+    """Mean active features a token that the release states; k where k are always kept."""
+    prepend_bos: bool | None = None
+    """Whether a BOS led each text in training, where the release says so."""
     revision: str
     """sha256 of the SAE's files: part of a feature's identity."""
 

@@ -13,7 +13,7 @@ from igds.errors import RequestError
 class Task(Protocol):
     """A task. A class of your own with these four names is used by its import path.
 
-    It may have the method of `MarksAnswer` too.
+    It may have the method of `MarksAnswer` and the templates of `HasParaphrases` too.
     """
 
     @property
@@ -52,6 +52,16 @@ class MarksAnswer(Protocol):
         Returns:
             (start, stop): characters from 0, `stop` not included.
         """
+        ...
+
+
+@runtime_checkable
+class HasParaphrases(Protocol):
+    """A task that can ask the same in other words, for `igds doctor`."""
+
+    @property
+    def paraphrases(self) -> tuple[str, ...]:
+        """Return prompt templates with the places of `template`, each ending in another cue."""
         ...
 
 

@@ -20,6 +20,14 @@ class MathTask:
         "{question}\nPlease reason step by step, and put your final answer within \\boxed{}.\n"
         "Solution:"
     )
+    paraphrases = (
+        "{question}\nThink it through step by step and write the final answer inside \\boxed{}.\n"
+        "Answer:",
+        "Problem: {question}\nWork this out one step at a time; the result goes into \\boxed{}.\n"
+        "Working:",
+        "Solve the following problem. Show each step and box the result with \\boxed{}.\n\n"
+        "{question}\n\nStep-by-step solution:",
+    )
     fields = ("answer",)
 
     def __init__(self) -> None:

@@ -13,6 +13,11 @@ class SummarizationTask:
     """Summarize; an output is judged by ROUGE-1 against the best of its references."""
 
     template = "Use a sentence to summarize this following text:\n{dialogue}\nSummarization:"
+    paraphrases = (
+        "{dialogue}\nSay in one sentence what the text above is about.\nSummary:",
+        "Text:\n{dialogue}\nWrite a short summary of the text, one sentence long.\nIn short:",
+        "Read this and sum it up in a single sentence.\n{dialogue}\nOne-sentence summary:",
+    )
     fields = ("summary",)
 
     def response(self, row: Mapping[str, Any]) -> str:

@@ -27,6 +27,8 @@ _ACTIVATIONS: dict[str, Activation] = {
     "batchtopk": "batchtopk",
 }
 _ARCHITECTURES = {"relu": "standard", "jumprelu": "jumprelu", "topk": "topk"}
+_L0_KEYS = ("l0", "average_l0", "expected_l0", "target_l0")
+_L0_NAME = re.compile(r"average_l0_(\d+)")
 _RESID_POST = re.compile(r"blocks\.(\d+)\.hook_resid_post|(?:model\.)*layers\.(\d+)")
 
 
@@ -103,6 +105,8 @@ def read_saelens(folder: Path, layer: int | None = None, release: str | None = N
         apply_b_dec_to_input=bool(config.get("apply_b_dec_to_input", True)),
         hook_name=config["hook_name"],
         neuronpedia_id=config.get("neuronpedia_id"),
+        published_l0=_published_l0(folder, config),
+        prepend_bos=config.get("prepend_bos"),
         release=release or folder.name,
         revision=revision(folder),
     )
@@ -149,6 +153,19 @@ def write_saelens(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_file(matrices | kept, folder / WEIGHTS)
+
+
+def _published_l0(folder: Path, config: Mapping[str, Any]) -> float | None:
+    """Return the l0 that the settings state or that a name gives, as `average_l0_71`."""
+    if config["architecture"] == "topk":
+        return float(config["k"])
+    stated = (config.get(key) for key in _L0_KEYS)
+    number = next((value for value in stated if isinstance(value, int | float)), None)
+    if number is not None:
+        return float(number)
+    names = [config.get("sae_id"), config.get("release"), *folder.resolve().parts[::-1]]
+    found = (_L0_NAME.search(str(name)) for name in names)
+    return next((float(match[1]) for match in found if match), None)
 
 
 def _check_supported(folder: Path, config: Mapping[str, Any]) -> None:
