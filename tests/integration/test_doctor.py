@@ -13,6 +13,8 @@ from igds import pipeline
 from igds.cli.main import main
 from igds.config.load import load_config
 from igds.doctor.diagnosis import Diagnosis
+from igds.doctor.examine import LayerFigures
+from igds.features import FeatureId
 from igds.progress import SilentProgress
 
 
@@ -35,11 +37,11 @@ def test_saes_that_fit_are_fit(sound: Path) -> None:
     assert found.tokens_read == found.prompt_tokens
     assert (found.bos.token, found.bos.added, found.bos.leads) == ("<bos>", True, True)
     for figures in found.figures:
-        assert figures.tokens["explained_variance"] > 0.9
+        assert figures.tokens["explained_variance"] > 0.7
+        assert figures.all_tokens["explained_variance"] != figures.tokens["explained_variance"]
         assert max(figures.blocks, key=figures.blocks.get) == figures.layer
         assert figures.scale.scale == 1
-        assert figures.cue.features > 0
-        assert len(figures.cue.by_paraphrase) == 3
+        assert max(feature.task_stability for feature in figures.cue.features) > 0.5
 
 
 @pytest.mark.parametrize(("configured", "made_for"), [(2, 1), (1, 2), (2, 3)])
@@ -65,8 +67,17 @@ def test_a_missing_input_scale_is_found(tmp_path: Path, scale: float) -> None:
     for figures, verdict in zip(*figures_and_verdicts(diagnose(project)), strict=True):
         assert verdict.level == "unfit"
         assert verdict.reasons[0].startswith("INPUT SCALE MISSING")
-        assert figures.scale.scale == pytest.approx(scale, rel=0.2)
-        assert figures.scale.explained_variance > 0.9
+        assert figures.scale.scale == pytest.approx(scale, rel=0.3)
+        assert figures.scale.explained_variance > 0.7
+
+
+def test_a_cue_whose_words_decide_the_order_is_doubted(sound: Path) -> None:
+    found = diagnose(
+        sound, "--prompts.paraphrases", '["{question}\\nTotal:", "{question} is:", "{question} a:"]'
+    )
+    for verdict in found.verdicts:
+        assert verdict.level == "doubtful"
+        assert "the ranking changes with the cue's words" in verdict.reasons[0]
 
 
 def test_a_doubled_bos_is_a_finding_and_the_rest_is_measured(sound: Path) -> None:
@@ -118,10 +129,10 @@ def test_the_task_features_of_an_earlier_run_are_looked_at(finished: Path) -> No
     (feature,) = json.loads((run.folder.path / "intervene" / "task_features.json").read_text())[
         "features"
     ]
-    layer = int(feature[1 : feature.index("/")])
-    assert {figures.layer: figures.cue.features for figures in before.figures}[layer] == 1
+    layer, index = FeatureId.parse(feature).layer, FeatureId.parse(feature).index
+    assert [f.index for f in of_layer(before, layer).cue.features] == [index]
     other = diagnose(finished, "--name", "another")
-    assert {figures.layer: figures.cue.features for figures in other.figures}[layer] > 1
+    assert len(of_layer(other, layer).cue.features) > 1
 
 
 def test_the_command_exits_0_with_a_fit_layer_and_writes_json(
@@ -171,6 +182,10 @@ def test_wrong_requests_exit_2(
 
 def one_sae(layer: int) -> str:
     return f"[{{path: saes/L{layer}}}]"
+
+
+def of_layer(found: Diagnosis, layer: int) -> LayerFigures:
+    return next(figures for figures in found.figures if figures.layer == layer)
 
 
 def figures_and_verdicts(found: Diagnosis) -> tuple:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from igds.doctor.diagnosis import Diagnosis
 
 _COLUMNS = (
-    "layer", "verdict", "EV at t*", "EV tokens", "EV with BOS", "l0 at t*", "l0 tokens",
-    "l0 stated", "dead", "features", "specific", "stability", "on task",
+    "layer", "verdict", "EV at t*", "EV tokens", "EV + BOS", "l0 at t*", "l0 tokens", "l0 stated",
+    "dead", "dead at t*", "features", "specific", "stability", "on task",
 )  # fmt: skip
 
 
@@ -92,8 +92,9 @@ def _rows(found: Diagnosis) -> list[list[object]]:
                 one.tokens["l0"],
                 one.published_l0,
                 one.tokens["dead_share"],
-                one.cue.features,
-                one.cue.specific,
+                one.read["dead_share"],
+                len(one.cue.features),
+                sum(feature.specific for feature in one.cue.features),
                 one.cue.stability,
                 one.cue.task_stability,
             ]

@@ -162,6 +162,7 @@ def _figures(
         blocks=fit_by_block(sae, readings.scan, readings.scan_bos),
         scale=best_scale(sae, scan[typical(scan, readings.scan_bos)]),
         cue=cue_fit(
+            columns,
             [sae.encode_columns(one[layer], columns) for one in readings.task],
             [sae.encode_columns(one[layer], columns) for one in readings.control],
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,22 +40,32 @@ class ScaleFit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CueFit:
-    """How the features that would be used behave under the cue; each is read at t*."""
+class FeatureFit:
+    """How one feature, read at t*, behaves under the cue."""
 
-    features: int
-    """Features looked at: those of the task, or those that recall would keep."""
-    specific: int
-    """Of them, those whose AUROC between task and control prompts is over 0.5 with 95 %."""
+    index: int
+    """SAE dimension, from 0."""
     specificity: float | None
-    """Median AUROC; None without features or control prompts."""
+    """AUROC of its activation between task and control prompts; None without control prompts."""
+    specific: bool
+    """Whether the AUROC is over 0.5 with 95 %."""
     stability: float | None
-    """Median over features and paraphrases of Spearman's correlation between the activation in
-    the cue and in a paraphrase, over task and control prompts; None without either."""
+    """Spearman's correlation between its activation in the cue and in a paraphrase, over task and
+    control prompts; the median of the paraphrases, None without any."""
     task_stability: float | None
     """The same over task prompts alone."""
-    by_paraphrase: tuple[float, ...]
-    """Median over features of the correlation over task and control prompts, a paraphrase each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CueFit:
+    """How the features that would be used behave under the cue."""
+
+    features: tuple[FeatureFit, ...]
+    """Those of the task, or those that recall would keep."""
+    stability: float | None
+    """Median over features and paraphrases; None without either."""
+    task_stability: float | None
+    """The same over task prompts alone."""
 
 
 def typical(
@@ -95,32 +106,42 @@ def best_scale(sae: SAE, residuals: Float[Tensor, "tokens d_model"]) -> ScaleFit
 
 
 def cue_fit(
-    task: Sequence[Float[Tensor, "task features"]],
-    control: Sequence[Float[Tensor, "control features"]],
+    indices: Sequence[int],
+    task: Sequence[Float[Tensor, "_ features"]],
+    control: Sequence[Float[Tensor, "_ features"]],
 ) -> CueFit:
     """Return how features behave in the cue, which comes first, and in its paraphrases.
 
     Args:
+        indices: SAE dimensions of the features.
         task: activations on task prompts, a matrix a template; paraphrases may have only the
             first rows.
         control: activations on control prompts, likewise.
     """
-    within = [_agreement(task[0], acts) for acts in task[1:]]
-    across = [
-        _agreement(torch.cat([task[0][: len(t)], control[0][: len(c)]]), torch.cat([t, c]))
-        for t, c in zip(task[1:], control[1:], strict=True)
-    ]
-    pairs = list(zip(task[0].T.numpy(), control[0].T.numpy(), strict=True))
-    lows = [auroc_interval(positive, negative)[0] for positive, negative in pairs]
-    areas = [auroc(positive, negative) for positive, negative in pairs]
+    n_task, n_control = len(task[-1]), len(control[-1])
+    cue = torch.cat([task[0][:n_task], control[0][:n_control]])
+    pairs = zip(task[1:], control[1:], strict=True)
+    across = [_agreement(cue, torch.cat(pair)) for pair in pairs]
+    within = [_agreement(task[0][:n_task], acts) for acts in task[1:]]
     return CueFit(
-        features=len(pairs),
-        specific=sum(low > 0.5 for low in lows),
-        specificity=_median(areas) if len(control[0]) else None,
-        stability=_median(np.array(across)),
-        task_stability=_median(np.array(within)),
-        by_paraphrase=tuple(float(np.median(rho)) for rho in across if rho.size),
+        features=tuple(
+            FeatureFit(
+                index=index,
+                **_specificity(task[0][:, place].numpy(), control[0][:, place].numpy()),
+                stability=_median([rho[place] for rho in across]),
+                task_stability=_median([rho[place] for rho in within]),
+            )
+            for place, index in enumerate(indices)
+        ),
+        stability=_median(across),
+        task_stability=_median(within),
     )
+
+
+def _specificity(task: np.ndarray, control: np.ndarray) -> dict[str, Any]:
+    """Return the AUROC of a feature, and whether it is over 0.5 beyond chance."""
+    area = auroc(task, control) if len(control) else None
+    return {"specificity": area, "specific": auroc_interval(task, control)[0] > 0.5}
 
 
 def _octaves() -> range:
@@ -145,16 +166,16 @@ def _nearest_best(tried: Mapping[float, tuple[float, float]]) -> float:
 
 
 def _agreement(
-    cue: Float[Tensor, "rows features"], other: Float[Tensor, "some features"]
+    cue: Float[Tensor, "rows features"], other: Float[Tensor, "rows features"]
 ) -> Float[np.ndarray, " features"]:
-    """Return the rank correlation of each feature between the first rows in the cue and elsewhere.
+    """Return the rank correlation of each feature over the same rows in two templates.
 
-    A feature that says the same of all prompts in one of the two ranks nothing: 0.
+    A feature that says the same of all rows in one of them ranks nothing: 0.
     """
-    pairs = zip(cue[: len(other)].T.numpy(), other.T.numpy(), strict=True)
+    pairs = zip(cue.T.numpy(), other.T.numpy(), strict=True)
     return np.nan_to_num(np.array([spearman(x, y) for x, y in pairs], dtype=np.float64))
 
 
-def _median(values: Sequence[float] | np.ndarray) -> float | None:
+def _median(values: Sequence[Any]) -> float | None:
     """Return the median, None of nothing."""
     return float(np.median(values)) if np.size(values) else None

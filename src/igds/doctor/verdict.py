@@ -30,8 +30,9 @@ SCALE_GAIN, SCALE_FACTOR = 0.1, 1.5
 """The same for another input scale. More features pass a threshold at a larger scale, which helps
 a little at any SAE: a missing scale gains more, and is further from 1."""
 STABILITY_FIT = 0.5
-"""Median rank correlation between cue and paraphrases: under a half the ranking of a pool says
-more of the cue's words than of the rows."""
+"""Rank correlation between cue and paraphrases, median of the paraphrases, of the steadiest feature
+that could be used: under a half the ranking of a pool says more of the cue's words than of the
+rows. The median over all features is lower, as most recalled features belong to the template."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +89,9 @@ def _misplaced(figures: LayerFigures) -> Iterator[_Reason]:
         yield (
             "unfit",
             f"INPUT SCALE MISSING: this SAE explains {scale.explained_variance:.2f} of residuals "
-            f"times {scale.scale:.3g} and {own:.2f} of them as they are (sqrt(d_model) over their "
-            f"mean norm is {scale.unit_scale:.3g}). Fold the scale into the weights: W_enc times "
-            "it, W_dec and b_dec divided by it",
+            f"times about {scale.scale:.3g} and {own:.2f} of them as they are (sqrt(d_model) over "
+            f"their mean norm is {scale.unit_scale:.3g}). Fold the scale into the weights: W_enc "
+            "times it, W_dec and b_dec divided by it",
         )
 
 
@@ -131,15 +132,18 @@ def _l0(figures: LayerFigures) -> Iterator[_Reason]:
 
 
 def _features(figures: LayerFigures, mixed_pool: bool) -> Iterator[_Reason]:
-    cue = figures.cue
-    stability = cue.stability if mixed_pool else cue.task_stability
-    if not cue.features:
+    features = figures.cue.features
+    usable = [feature for feature in features if feature.specific or not mixed_pool]
+    found = [f.stability if mixed_pool else f.task_stability for f in usable]
+    stability = [value for value in found if value is not None]
+    if not features:
         yield "unfit", "no feature is active on enough prior prompts to be recalled"
-    elif mixed_pool and not cue.specific:
+    elif not usable:
         yield "unfit", "the pool is mixed, and no feature tells task from control prompts"
-    elif stability is not None and stability < STABILITY_FIT:
+    elif stability and max(stability) < STABILITY_FIT:
         yield (
             "doubtful",
-            f"the ranking changes with the cue's words: median rank correlation with the "
-            f"paraphrases is {stability:.2f}, under {STABILITY_FIT}",
+            "the ranking changes with the cue's words: of the features that could be used, the "
+            f"steadiest has a rank correlation of {max(stability):.2f} with the paraphrases, under "
+            f"{STABILITY_FIT}",
         )

@@ -23,10 +23,9 @@ class MathTask:
     paraphrases = (
         "{question}\nThink it through step by step and write the final answer inside \\boxed{}.\n"
         "Answer:",
-        "Problem: {question}\nWork this out one step at a time; the result goes into \\boxed{}.\n"
-        "Working:",
-        "Solve the following problem. Show each step and box the result with \\boxed{}.\n\n"
-        "{question}\n\nStep-by-step solution:",
+        "{question}\nWork this out one step at a time; the result goes into \\boxed{}.\nWorking:",
+        "{question}\nSolve the problem, show each step, and box the result with \\boxed{}.\n"
+        "Worked solution:",
     )
     fields = ("answer",)
 

@@ -14,9 +14,9 @@ class SummarizationTask:
 
     template = "Use a sentence to summarize this following text:\n{dialogue}\nSummarization:"
     paraphrases = (
-        "{dialogue}\nSay in one sentence what the text above is about.\nSummary:",
-        "Text:\n{dialogue}\nWrite a short summary of the text, one sentence long.\nIn short:",
-        "Read this and sum it up in a single sentence.\n{dialogue}\nOne-sentence summary:",
+        "Say in one sentence what this text is about:\n{dialogue}\nSummary:",
+        "Write a short summary, one sentence long, of the text below:\n{dialogue}\nIn short:",
+        "Read this and sum it up in a single sentence:\n{dialogue}\nOne-sentence summary:",
     )
     fields = ("summary",)
 
