@@ -83,6 +83,20 @@ def test_weights_over_float16_are_refused(tmp_path: Path) -> None:
         write_saelens(sae, tmp_path, weights=torch.float16)
 
 
+def test_what_the_release_states(tmp_path: Path) -> None:
+    for activation, stated in (("topk", 3.0), ("jumprelu", None), ("batchtopk", None)):
+        write_saelens(random_sae(activation), tmp_path / activation)
+        found = load_sae(tmp_path / activation)
+        assert (found.published_l0, found.prepend_bos) == (stated, None)
+    named = tmp_path / "layer_2" / "width_16k" / "average_l0_71"
+    write_saelens(random_sae(), named, metadata={"prepend_bos": True})
+    assert (load_sae(named).published_l0, load_sae(named).prepend_bos) == (71.0, True)
+    write_saelens(random_sae(), named, metadata={"l0": 84.5})
+    assert load_sae(named).published_l0 == 84.5
+    write_saelens(random_sae(), tmp_path / "x", metadata={"sae_id": "layer_2/average_l0_9"})
+    assert load_sae(tmp_path / "x").published_l0 == 9
+
+
 def test_encoder_columns_are_contiguous(folder: Path) -> None:
     assert load_sae(folder).W_enc.T.is_contiguous()
 

@@ -135,9 +135,14 @@ class Prompts:
     cue: str | None = None
     """Start of the assistant's turn, such as `Answer:`, at whose last token features are read; the
     end of the generation prompt when absent."""
+    paraphrases: tuple[str, ...] = ()
+    """Three or more templates that ask the same in other words, for `igds doctor`; the task's own
+    when absent."""
 
     def __post_init__(self) -> None:
-        """Refuse a control template without a place, and chat settings without a chat template."""
+        """Refuse a control template without a place, and settings that do not go together."""
+        if 0 < len(self.paraphrases) < 3:
+            raise ValueError(f"paraphrases needs 3 templates or more, not {len(self.paraphrases)}")
         for template in self.control_templates:
             if "{text}" not in template:
                 raise ValueError(f"control_templates has {template!r}, which has no {{text}} place")
