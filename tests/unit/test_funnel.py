@@ -1,10 +1,14 @@
 """The funnel's order of steps, its labels and its choice, on planted samples without a model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from igds.config.schema import Intervene
+from igds.interventions.controls import CONTROLS
 from igds.interventions.effects import effects_of, label
 from igds.interventions.funnel import Funnel, best, run_funnel
 from igds.interventions.samples import SAMPLES
@@ -22,6 +26,7 @@ class Bench:
         self.calls = []
         self.rows, self.deltas, self.contrast, self.rest = rows, dict(deltas), contrast, rest
         self.activation_of = {}
+        self.control_delta, self.ablated = 0.0, -0.1
 
     def screen(self):
         self.calls.append("screen")
@@ -56,6 +61,24 @@ class Bench:
                 )
         return pa.Table.from_pylist(samples, schema=SAMPLES)
 
+    def controls(self, feature):
+        self.calls.append(("controls", feature))
+        kinds = ["decoder"] * 20 + ["residual"] * 20 + ["dose"]
+        deltas = [self.control_delta + k / 1000 for k in range(20)] * 2 + [self.ablated]
+        return pa.table(
+            {
+                "feature": [feature] * 41,
+                "kind": kinds,
+                "number": [*range(20), *range(20), 0],
+                "coefficient": [1.0] * 40 + [-1.0],
+                "n": [self.rows] * 41,
+                "delta": deltas,
+                "delta_low": [d - 0.05 for d in deltas],
+                "delta_high": [d + 0.05 for d in deltas],
+            },
+            schema=CONTROLS,
+        )
+
     def direction(self, feature):
         vector = np.zeros(8)
         vector[list(DELTAS).index(feature)] = 1.0
@@ -73,6 +96,7 @@ class Bench:
             "screen": self.screen,
             "exact": self.exact,
             "commit_plan": lambda plan: self.calls.append(plan),
+            "controls": self.controls,
         }
         return run_funnel(Funnel(**parts | changes))
 
@@ -80,7 +104,7 @@ class Bench:
 def test_each_split_is_read_once_and_the_plan_comes_before_s3():
     bench = Bench()
     outcome = bench.run()
-    screen, s1, s2, plan, s3 = bench.calls
+    screen, s1, s2, plan, s3, controls = bench.calls
     assert screen == "screen"
     assert s1 == ("S1", ("L1/0", "L1/1", "L1/2", "L2/0", "L2/10"), False)
     assert s2 == ("S2", ("L1/0", "L1/1", "L1/2", "L2/0"), True)
@@ -88,8 +112,12 @@ def test_each_split_is_read_once_and_the_plan_comes_before_s3():
     assert plan["features"] == ["L1/0", "L1/1", "L1/2"]
     assert plan["order"] == ["L1/0", "L1/1", "L1/2", "L2/0"]
     assert (plan["coefficient"], plan["delta_min"], plan["side"]) == (1.0, 0.0, "up")
-    assert outcome.task_features["outcome"] == "unconfirmed"
+    assert controls == ("controls", "L1/0")
+    assert outcome.task_features["outcome"] == "confirmed"
     assert outcome.task_features["features"] == ["L1/0"]
+    assert outcome.task_features["two_sided"] == {"L1/0": True}
+    assert outcome.task_features["top_share"] == 1.0
+    assert outcome.controls["feature"].unique().to_pylist() == ["L1/0"]
     assert outcome.task_features["screen_spearman"] == pytest.approx(1)
     assert outcome.effects["split"].to_pylist() == ["S1"] * 5 + ["S2"] * 4 + ["S3"] * 3
     assert outcome.samples.column_names[:3] == ["feature", "split", "row_id"]
@@ -101,12 +129,67 @@ def test_s2_fixes_the_order_whatever_s1_and_s3_say():
     plain = bench.exact
 
     def exact(split, features, contrast):
-        bench.deltas["L1/2"] = 0.9 if split == "S2" else -0.9 if split == "S3" else 0.3
+        bench.deltas["L1/2"] = 0.9 if split == "S2" else 0.2 if split == "S3" else 0.3
         return plain(split, features, contrast)
 
     outcome = bench.run(exact=exact)
     assert outcome.task_features["order"][0] == "L1/2"
     assert outcome.task_features["features"] == ["L1/2"]
+
+
+def drowned(bench):
+    """Make the deltas of S3 too noisy to confirm anything."""
+    plain = bench.exact
+
+    def exact(split, features, contrast):
+        table = plain(split, features, contrast)
+        if split != "S3":
+            return table
+        rows = [int(row.removeprefix("S3-")) for row in table["row_id"].to_pylist()]
+        noise = [10.0 if row % 2 else -10.0 for row in rows]
+        place = table.schema.get_field_index("delta")
+        return table.set_column(place, "delta", pa.array(table["delta"].to_numpy() + noise))
+
+    return exact
+
+
+def test_what_s3_does_not_confirm_is_used_only_when_allowed():
+    bench = Bench()
+    found = bench.run(exact=drowned(bench)).task_features
+    assert (found["outcome"], found["features"]) == ("none", [])
+    assert "the best unconfirmed feature is L1/0: not confirmed on S3" in found["reason"]
+    assert not any(call[0] == "controls" for call in bench.calls)
+
+    allowed = replace(SETTINGS, allow_unconfirmed=True)
+    bench = Bench()
+    found = bench.run(allowed, exact=drowned(bench)).task_features
+    assert (found["outcome"], found["features"]) == ("unconfirmed", ["L1/0"])
+
+
+def test_a_feature_no_better_than_its_controls_is_not_confirmed():
+    bench = Bench()
+    bench.control_delta = 0.45
+    found = bench.run().task_features
+    assert found["outcome"] == "confirmed"
+    assert found["features"] == ["L1/0"]
+    bench.control_delta = 0.49
+    found = bench.run().task_features
+    assert found["outcome"] == "none"
+    assert "no better than its controls: other decoder rows" in found["refused"]["L1/0"]
+    assert "reach +0.5090 at their 95th percentile" in found["refused"]["L1/0"]
+
+
+def test_a_feature_whose_ablation_does_no_harm_is_one_sided():
+    bench = Bench()
+    bench.ablated = 0.02
+    assert bench.run().task_features["two_sided"] == {"L1/0": False}
+
+
+def test_the_test_stands_beside_the_effects_of_s3_alone():
+    effects = Bench().run().effects
+    s3 = effects.filter(pc.equal(effects["split"], "S3"))
+    assert s3["p_family"].null_count == 0
+    assert effects["p_family"].null_count == len(effects) - len(s3)
 
 
 def test_a_mixed_pool_asks_for_specificity():

@@ -178,7 +178,10 @@ class Intervene:
     exact_keep: int = 16
     """Features, best by exact delta on S1, that go on to S2."""
     confirm_n: int = 10
-    """Features, first in S2 order, measured on S3."""
+    """Features, first in S2 order, measured and tested as one family on S3."""
+    controls: int = 99
+    """Amplitude-matched controls of each kind, on S3, for each feature that could be chosen; 19
+    or more, as a feature must exceed the 95th percentile of two kinds."""
     top_k: int = 1
     """Task features to use (K)."""
     delta_min: float = 0.0
@@ -193,6 +196,7 @@ class Intervene:
         if self.coefficient == 0:
             raise ValueError("coefficient must not be 0: nothing would be edited")
         at_least(self, 1, "screen_rows", "order_rows", "confirm_rows", "top_k")
+        at_least(self, 19, "controls")
         funnel = ("screen_keep", "exact_keep", "confirm_n", "top_k")
         for wide, narrow in itertools.pairwise(funnel):
             if getattr(self, narrow) > getattr(self, wide):

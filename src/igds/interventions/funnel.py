@@ -1,4 +1,4 @@
-"""The funnel: screen and exact on S1, order on S2, measure on S3, choose.
+"""The funnel: screen and exact on S1, order on S2, test and controls on S3, choose.
 
 Pure: what runs the model and what writes come in as functions, so the order of steps (the plan is
 written before S3 is read) is in one place and can be tested without a model.
@@ -17,13 +17,20 @@ from jaxtyping import Float
 
 from igds.config.schema import Intervene
 from igds.features import FeatureId
-from igds.interventions.effects import effects_of
+from igds.interventions.choice import Candidates, choose
+from igds.interventions.confirm import (
+    ALPHA,
+    delta_matrix,
+    family_evidence,
+    split_half_spearman,
+    top_share,
+)
+from igds.interventions.controls import CONTROLS
+from igds.interventions.effects import effects_of, with_evidence
 from igds.interventions.rules import RULE
 from igds.stats.bootstrap import DRAWS
 from igds.stats.rank import spearman
-
-ALIKE = 0.7
-"""Decoder cosine or activation correlation from which two features count as one."""
+from igds.stats.signflip import FLIPS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +55,8 @@ class Funnel:
     """(split, features, contrast) -> samples."""
     commit_plan: Callable[[dict[str, Any]], None]
     """Writes the plan; called after S2 and before S3."""
+    controls: Callable[[str], pa.Table]
+    """Feature -> the effects of its controls on S3."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +67,8 @@ class Outcome:
     """`intervene/effects.parquet`."""
     samples: pa.Table
     """`intervene/samples.parquet`."""
+    controls: pa.Table
+    """`intervene/controls.parquet`."""
     task_features: dict[str, Any]
     """`intervene/task_features.json`."""
 
@@ -74,7 +85,8 @@ def run_funnel(funnel: Funnel) -> Outcome:
     """Return effects, samples and task features after running every step once.
 
     S1: the screen, then exact deltas of its `screen_keep` best features. S2: exact deltas and
-    contrasts of the `exact_keep` best of those; they fix the order. S3: the first `confirm_n`.
+    contrasts of the `exact_keep` best of those; they fix the order. S3: the first `confirm_n`,
+    tested as one family, then the controls of those that could be chosen.
     """
     settings, tables = funnel.settings, _Measured()
     screen = mean_screen(funnel.screen())
@@ -102,32 +114,41 @@ def run_funnel(funnel: Funnel) -> Outcome:
     agreement = spearman(*(np.array([s1[f][c] for f in s1]) for c in ("screen", "delta")))
     plan = _plan(funnel, order, family)
     funnel.commit_plan(plan)
-    measure("S3", family, True)
-    chosen, refused = choose(funnel, family, s2, _activations(tables.samples[1]))
+    s3 = measure("S3", family, True)
+    evidence = family_evidence(tables.samples[2], family, funnel.clusters, funnel.seed)
+    tables.effects[2] = with_evidence(tables.effects[2], evidence)
+    choice = choose(
+        Candidates(
+            settings=settings,
+            mixed_pool=funnel.mixed_pool,
+            family=family,
+            s2=s2,
+            s3=s3,
+            evidence=evidence,
+            specificity_low=funnel.specificity_low,
+            direction=funnel.direction,
+            activations=_activations(tables.samples[1]),
+            deltas=dict(zip(family, delta_matrix(tables.samples[2], family)[0], strict=True)),
+            controls=funnel.controls,
+        )
+    )
+    ordering, _ = delta_matrix(tables.samples[1], order)
     return Outcome(
-        effects=pa.concat_tables(tables.effects),
+        effects=pa.concat_tables(tables.effects, promote_options="default"),
         samples=pa.concat_tables(tables.samples),
+        controls=pa.concat_tables([CONTROLS.empty_table(), *choice.controls]),
         task_features={
-            "outcome": "unconfirmed" if chosen else "none",
-            "features": chosen,
+            "outcome": choice.outcome,
+            "features": choice.features,
             "order": order,
-            "reason": _reason(chosen, refused),
-            "refused": refused,
-            "screen_spearman": None if np.isnan(agreement) else agreement,
+            "reason": choice.reason,
+            "refused": choice.refused,
+            "two_sided": choice.two_sided,
+            "screen_spearman": _number(agreement),
+            "split_half_spearman": _number(split_half_spearman(ordering, funnel.seed)),
+            "top_share": top_share(ordering, funnel.seed),
         },
     )
-
-
-def released(found: Mapping[str, Any], allow_unconfirmed: bool) -> dict[str, Any]:
-    """Return what `intervene/task_features.json` says: unconfirmed features only when allowed."""
-    if allow_unconfirmed or not found["features"]:
-        return dict(found)
-    return {
-        **found,
-        "outcome": "none",
-        "features": [],
-        "reason": f"nothing is confirmed; the best unconfirmed feature is {found['features'][0]}",
-    }
 
 
 def mean_screen(screen: pa.Table) -> dict[str, float]:
@@ -141,69 +162,6 @@ def mean_screen(screen: pa.Table) -> dict[str, float]:
 def best(values: Mapping[str, float], keep: int) -> list[str]:
     """Return the `keep` features with the largest values, largest first; ties by name's numbers."""
     return sorted(values, key=lambda name: (-values[name], FeatureId.parse(name)))[:keep]
-
-
-def choose(
-    funnel: Funnel,
-    family: Sequence[str],
-    s2: Mapping[str, Mapping[str, Any]],
-    activations: Mapping[str, Float[np.ndarray, " prompts"]],
-) -> tuple[list[str], dict[str, str]]:
-    """Return the first `top_k` usable features in S2 order, and why each other one is not used.
-
-    Usable: not a format feature, S2 delta above `delta_min`, specific where the pool is mixed,
-    and not like a feature that was chosen before it.
-    """
-    chosen: list[str] = []
-    refused: dict[str, str] = {}
-    for name in family:
-        if len(chosen) == funnel.settings.top_k:
-            break
-        why = _objection(funnel, name, s2[name]) or _likeness(funnel, name, chosen, activations)
-        if why:
-            refused[name] = why
-        else:
-            chosen.append(name)
-    return chosen, refused
-
-
-def _objection(funnel: Funnel, name: str, effect: Mapping[str, Any]) -> str:
-    """Return why a feature cannot be used whatever else is chosen; empty when it can."""
-    if effect["label"] == "format":
-        return "moves the first tokens or any response alike (format)"
-    if effect["delta_contrast"] is None:
-        return "no other response in S2 to contrast it with"
-    if not effect["delta"] > funnel.settings.delta_min:
-        return f"S2 delta {effect['delta']:.4g} is not above {funnel.settings.delta_min:g}"
-    low = funnel.specificity_low.get(name, np.nan)
-    if funnel.mixed_pool and not low > 0.5:
-        return f"not specific: the lower end of its AUROC is {low:.2f}, not above 0.5"
-    return ""
-
-
-def _likeness(
-    funnel: Funnel,
-    name: str,
-    chosen: Sequence[str],
-    activations: Mapping[str, Float[np.ndarray, " prompts"]],
-) -> str:
-    """Return which chosen feature this one repeats; empty when none."""
-    for other in chosen:
-        cosine = _cosine(funnel.direction(name), funnel.direction(other))
-        a, b = activations[name], activations[other]
-        correlation = _cosine(a - a.mean(), b - b.mean())
-        if max(cosine, correlation) > ALIKE:
-            return (
-                f"like {other}: decoder cosine {cosine:.2f}, activation correlation "
-                f"{correlation:.2f}"
-            )
-    return ""
-
-
-def _cosine(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
-    """Return the cosine of two vectors, 0 when either is zero."""
-    scale = np.linalg.norm(a) * np.linalg.norm(b)
-    return float(a @ b / scale) if scale > 0 else 0.0
 
 
 def _deltas(effects: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -233,22 +191,12 @@ def _plan(funnel: Funnel, order: Sequence[str], family: Sequence[str]) -> dict[s
         "side": "up",
         "delta_min": settings.delta_min,
         "interval": {"kind": "studentised bootstrap over prompts", "draws": DRAWS, "level": 0.95},
-        "test": None,
+        "test": {"kind": "studentised sign flips, max-T", "flips": FLIPS, "alpha": ALPHA},
+        "controls": settings.controls,
         "seed": funnel.seed,
     }
 
 
-def _reason(chosen: Sequence[str], refused: Mapping[str, str]) -> str:
-    """Return the outcome in words."""
-    if chosen:
-        return (
-            "first in S2 order among usable features; the family-wise test on S3 is not built "
-            "yet, so nothing is confirmed"
-        )
-    first = next(iter(refused), None)
-    if first is None:
-        return "no feature was measured"
-    return (
-        f"none of the first {len(refused)} features in S2 order is usable; the best, {first}: "
-        + (refused[first])
-    )
+def _number(value: float) -> float | None:
+    """Return the value as JSON has it: null where it is not a number."""
+    return None if np.isnan(value) else value

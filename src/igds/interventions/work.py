@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import torch
+from safetensors.torch import load_file
 
 from igds.features import FeatureId
 from igds.interventions.examples import Example
 from igds.interventions.promoted import promoted_tokens
-from igds.interventions.samples import exact_samples
+from igds.interventions.samples import control_samples, exact_samples
 from igds.interventions.screen import gradient_screen
 from igds.models.likelihood import check_head
 from igds.models.load import ModelSpec, load_causal, load_tokenizer
@@ -58,6 +59,16 @@ class InterventionWork:
             tokenizer = load_tokenizer(self._spec)
             return promoted_tokens(self._model, tokenizer, self._saes, features, top=shard["top"])
         examples = [Example(**example) for example in shard["examples"]]
+        if shard["step"] == "controls":
+            (feature,) = features
+            return control_samples(
+                self._model,
+                next(sae for sae in self._saes if sae.layer == feature.layer),
+                feature,
+                examples,
+                load_file(shard["vectors"])["vectors"],
+                batch_tokens=self._batch_tokens,
+            )
         common = (self._model, self._saes, features, examples)
         if shard["step"] == "screen":
             return gradient_screen(*common, coefficient=self._coefficient)
@@ -87,6 +98,21 @@ def example_shards(
         }
         for start in range(0, len(examples), size)
     ]
+
+
+def control_shards(
+    feature: str, vectors: str, examples: Sequence[Example], *, size: int = 4
+) -> list[dict[str, Any]]:
+    """Return shards of `size` examples each, for the controls of one feature.
+
+    Args:
+        feature: its name.
+        vectors: safetensors file whose tensor `vectors` holds the controls, [controls, d_model].
+        examples: the rows of S3.
+        size: examples a shard.
+    """
+    shards = example_shards("exact", [feature], examples, size=size)
+    return [{**shard, "step": "controls", "vectors": vectors} for shard in shards]
 
 
 def promoted_shard(features: Sequence[str], top: int = 10) -> dict[str, Any]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from safetensors.numpy import load_file
 
 from igds.data.index import load_index
 from igds.data.splits import split_validation
 from igds.data.tokens import encode_responses, token_span
 from igds.errors import RequestError
 from igds.features import FeatureId
+from igds.interventions.controls import Controls, control_effects, make_controls
 from igds.interventions.examples import Example, make_examples
-from igds.interventions.funnel import Funnel, released, run_funnel
+from igds.interventions.funnel import Funnel, run_funnel
 from igds.interventions.steps import Steps
 from igds.interventions.work import WORK
 from igds.models.load import load_tokenizer
@@ -24,7 +27,7 @@ from igds.tasks.base import MarksAnswer, Task
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 2
+VERSION = 3
 
 
 def run(context: Context) -> None:
@@ -62,6 +65,12 @@ def run(context: Context) -> None:
         feature = FeatureId.parse(name)
         return context.load_sae(feature.layer).decoder_rows([feature.index])[0].numpy()
 
+    def controls(name: str) -> pa.Table:
+        made = _controls(context, name)
+        deltas, rows = steps.controls(name, made)
+        names = [clusters[row] for row in rows]
+        return control_effects(name, made, deltas, names, seed=context.config.seed)
+
     outcome = run_funnel(
         Funnel(
             settings=settings,
@@ -73,13 +82,14 @@ def run(context: Context) -> None:
             screen=lambda: steps.screen(list(specificity)),
             exact=steps.exact,
             commit_plan=lambda plan: stage.write_json("plan.json", plan),
+            controls=controls,
         )
     )
     stage.write_table("effects.parquet", outcome.effects)
     stage.write_table("samples.parquet", outcome.samples)
+    stage.write_table("controls.parquet", outcome.controls)
     stage.write_table("promoted.parquet", steps.promoted(outcome.task_features["order"]))
-    found = released(outcome.task_features, settings.allow_unconfirmed)
-    stage.write_json("task_features.json", found)
+    stage.write_json("task_features.json", outcome.task_features)
     steps.clear()
     stage.commit()
 
@@ -103,6 +113,25 @@ def _candidates(context: Context, mixed: bool) -> dict[str, float]:
         )
     names, lows = (chosen[column].to_pylist() for column in ("feature", "specificity_low"))
     return {name: float("nan") if v is None else v for name, v in zip(names, lows, strict=True)}
+
+
+def _controls(context: Context, name: str) -> Controls:
+    """Return the controls of a feature, from its SAE and the residuals that recall kept."""
+    feature, settings = FeatureId.parse(name), context.config.intervene
+    assert settings is not None, "the pipeline runs only stages that have a section"
+    file = context.run.path / "recall" / "residuals" / f"L{feature.layer}.safetensors"
+    sets = load_file(file)
+    decoder = context.load_sae(feature.layer).W_dec.numpy()
+    return make_controls(
+        name,
+        decoder[feature.index],
+        decoder,
+        sets["prior"],
+        sets["control_task_template"],
+        draws=settings.controls,
+        coefficient=settings.coefficient,
+        seed=context.config.seed,
+    )
 
 
 def _examples(context: Context) -> tuple[dict[str, list[Example]], dict[str, str]]:
