@@ -53,8 +53,8 @@ class Bench:
                         "row_id": f"{split}-{row}",
                         "activation": 2 + np.sin(row * (1 + list(DELTAS).index(source))),
                         "delta": self.deltas[feature] + shared[row],
-                        "delta_contrast": self.contrast if contrast else None,
-                        "delta_without_first_5": self.rest,
+                        "delta_contrast": self.contrast + shared[row] if contrast else None,
+                        "delta_without_first_5": self.rest + shared[row],
                         "delta_answer": None,
                         "delta_by_token": [self.deltas[feature]],
                     }
@@ -158,7 +158,7 @@ def test_what_s3_does_not_confirm_is_used_only_when_allowed():
     found = bench.run(exact=drowned(bench)).task_features
     assert (found["outcome"], found["features"]) == ("none", [])
     assert "the best unconfirmed feature is L1/0: not confirmed on S3" in found["reason"]
-    assert not any(call[0] == "controls" for call in bench.calls)
+    assert ("controls", "L1/0") not in bench.calls
 
     allowed = replace(SETTINGS, allow_unconfirmed=True)
     bench = Bench()

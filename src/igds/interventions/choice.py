@@ -144,7 +144,7 @@ def _likeness(given: Candidates, name: str, chosen: Sequence[str]) -> str:
 def _doubt(given: Candidates, name: str, controls: dict[str, pa.Table]) -> str:
     """Return why S3 does not confirm a feature, by the test and then by its controls."""
     effect = given.s3[name]
-    doubt = unconfirmed(given.evidence[name], effect["delta_low"], given.settings.delta_min)
+    doubt = unconfirmed(given.evidence[name], effect, given.settings.delta_min)
     if doubt:
         return doubt
     beaten = beaten_by(effect["delta"], _controls(given, name, controls))
