@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
 from _common import print_machine, print_result
 from igds.config.schema import Intervene
 from igds.interventions.controls import CONTROLS

@@ -86,6 +86,18 @@ class Effect:
     label: str
     screen: float
     """Gradient estimate of the delta."""
+    p_family: float
+    """Family-wise p on S3, 0-1; NaN on other splits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """What one amplitude-matched push did on S3."""
+
+    kind: str
+    """decoder, residual, isotropic, mean, difference or dose."""
+    coefficient: float
+    delta: Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +116,14 @@ class Intervene:
     """Features passed over before the choice was made -> why."""
     screen_spearman: float
     """Rank agreement of the gradient screen with the exact deltas on S1, -1 to 1."""
+    split_half_spearman: float
+    """Rank agreement of the S2 deltas between halves of its prompts, -1 to 1."""
+    top_share: float
+    """Share of bootstrap draws of S2 in which the best feature stays the best."""
+    two_sided: dict[FeatureId, bool]
+    """Task feature -> whether amplification helps and ablation harms."""
+    controls: dict[FeatureId, tuple[Control, ...]]
+    """Feature that could be chosen -> its controls."""
     promoted: dict[FeatureId, tuple[tuple[str, float], ...]]
     """Tokens that the decoder row raises most, with their logits."""
 
