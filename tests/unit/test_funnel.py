@@ -10,7 +10,7 @@ import pytest
 from igds.config.schema import Intervene
 from igds.interventions.controls import CONTROLS
 from igds.interventions.effects import effects_of, label
-from igds.interventions.funnel import Funnel, best, run_funnel
+from igds.interventions.funnel import Funnel, best, over_ranks, run_funnel
 from igds.interventions.samples import SAMPLES
 from igds.stats.bootstrap import Interval
 
@@ -106,7 +106,7 @@ def test_each_split_is_read_once_and_the_plan_comes_before_s3():
     outcome = bench.run()
     screen, s1, s2, plan, s3, controls = bench.calls
     assert screen == "screen"
-    assert s1 == ("S1", ("L1/0", "L1/1", "L1/2", "L2/0", "L2/10"), False)
+    assert s1 == ("S1", ("L1/0", "L1/1", "L1/2", "L2/0", "L2/10", "L2/9"), False)
     assert s2 == ("S2", ("L1/0", "L1/1", "L1/2", "L2/0"), True)
     assert s3 == ("S3", ("L1/0", "L1/1", "L1/2"), True)
     assert plan["features"] == ["L1/0", "L1/1", "L1/2"]
@@ -119,9 +119,11 @@ def test_each_split_is_read_once_and_the_plan_comes_before_s3():
     assert outcome.task_features["top_share"] == 1.0
     assert outcome.controls["feature"].unique().to_pylist() == ["L1/0"]
     assert outcome.task_features["screen_spearman"] == pytest.approx(1)
-    assert outcome.effects["split"].to_pylist() == ["S1"] * 5 + ["S2"] * 4 + ["S3"] * 3
+    assert outcome.effects["split"].to_pylist() == ["S1"] * 6 + ["S2"] * 4 + ["S3"] * 3
     assert outcome.samples.column_names[:3] == ["feature", "split", "row_id"]
-    assert len(outcome.samples) == 30 * 12
+    assert len(outcome.samples) == 30 * 13
+    assert outcome.task_features["screen_checked"] == 1
+    assert outcome.task_features["screen_missed"] == 0
 
 
 def test_s2_fixes_the_order_whatever_s1_and_s3_say():
@@ -190,6 +192,25 @@ def test_the_test_stands_beside_the_effects_of_s3_alone():
     s3 = effects.filter(pc.equal(effects["split"], "S3"))
     assert s3["p_family"].null_count == 0
     assert effects["p_family"].null_count == len(effects) - len(s3)
+
+
+def test_a_feature_that_the_screen_missed_is_found_and_counted():
+    bench = Bench()
+    bench.deltas["L2/9"] = 0.8
+    found = bench.run().task_features
+    assert found["features"] == ["L2/9"]
+    assert (found["screen_checked"], found["screen_missed"]) == (1, 1)
+    assert found["screen_missed_low"] > 0.2
+
+
+def test_checked_features_come_from_all_ranks():
+    screen = {f"L1/{place}": -float(place) for place in range(100)}
+    picked = over_ranks(screen, [f"L1/{place}" for place in range(20)], 8, seed=0)
+    places = [int(name.removeprefix("L1/")) for name in picked]
+    assert [(place - 20) // 10 for place in places] == list(range(8))
+    assert picked != over_ranks(screen, [f"L1/{place}" for place in range(20)], 8, seed=1)
+    assert over_ranks(screen, list(screen)[:98], 8, seed=0) == ["L1/98", "L1/99"]
+    assert over_ranks(screen, list(screen), 8, seed=0) == []
 
 
 def test_a_mixed_pool_asks_for_specificity():

@@ -175,6 +175,9 @@ class Intervene:
     """Validation rows of split S3: confirmation."""
     screen_keep: int = 48
     """Features, best by the screen on S1, that get exact deltas on S1."""
+    screen_check: int = 12
+    """Features that the screen left out, drawn over all of its ranks, that get exact deltas on S1
+    too: they show what it misses, and go on to S2 when they are good enough."""
     exact_keep: int = 16
     """Features, best by exact delta on S1, that go on to S2."""
     confirm_n: int = 10
@@ -197,6 +200,7 @@ class Intervene:
             raise ValueError("coefficient must not be 0: nothing would be edited")
         at_least(self, 1, "screen_rows", "order_rows", "confirm_rows", "top_k")
         at_least(self, 19, "controls")
+        at_least(self, 0, "screen_check")
         funnel = ("screen_keep", "exact_keep", "confirm_n", "top_k")
         for wide, narrow in itertools.pairwise(funnel):
             if getattr(self, narrow) > getattr(self, wide):

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from jaxtyping import Float
 
 from igds.config.schema import Intervene
+from igds.data.seeds import seeded_bits
 from igds.features import FeatureId
 from igds.interventions.choice import Candidates, choose
 from igds.interventions.confirm import (
@@ -29,6 +30,7 @@ from igds.interventions.controls import CONTROLS
 from igds.interventions.effects import effects_of, with_evidence
 from igds.interventions.rules import RULE
 from igds.stats.bootstrap import DRAWS
+from igds.stats.proportion import wilson
 from igds.stats.rank import spearman
 from igds.stats.signflip import FLIPS
 
@@ -75,48 +77,53 @@ class Outcome:
 
 @dataclass(slots=True)
 class _Measured:
-    """Tables of the splits measured so far."""
+    """The splits measured so far, in order."""
 
+    funnel: Funnel
+    screen: Mapping[str, float]
     effects: list[pa.Table] = field(default_factory=list)
     samples: list[pa.Table] = field(default_factory=list)
+
+    def measure(
+        self, split: str, features: Sequence[str], *, contrast: bool
+    ) -> dict[str, dict[str, Any]]:
+        """Measure features on a split; return feature -> its row of effects."""
+        samples = self.funnel.exact(split, features, contrast)
+        effects = effects_of(
+            samples,
+            self.funnel.clusters,
+            split=split,
+            coefficient=self.funnel.settings.coefficient,
+            screen=self.screen,
+            seed=self.funnel.seed,
+        )
+        place = samples.schema.get_field_index("feature") + 1
+        names = pa.array([split] * len(samples), pa.string())
+        self.samples.append(samples.add_column(place, "split", names))
+        self.effects.append(effects)
+        return {row["feature"]: row for row in effects.to_pylist()}
 
 
 def run_funnel(funnel: Funnel) -> Outcome:
     """Return effects, samples and task features after running every step once.
 
-    S1: the screen, then exact deltas of its `screen_keep` best features. S2: exact deltas and
-    contrasts of the `exact_keep` best of those; they fix the order. S3: the first `confirm_n`,
-    tested as one family, then the controls of those that could be chosen.
+    S1: the screen, then exact deltas of its `screen_keep` best features, and of a few of all other
+    ranks to see what it misses. S2: exact deltas and contrasts of the `exact_keep` best of those;
+    they fix the order. S3: the first `confirm_n`, tested as one family, then the controls of those
+    that could be chosen.
     """
-    settings, tables = funnel.settings, _Measured()
-    screen = mean_screen(funnel.screen())
-
-    def measure(split: str, features: Sequence[str], contrast: bool) -> dict[str, dict[str, Any]]:
-        samples = funnel.exact(split, features, contrast)
-        effects = effects_of(
-            samples,
-            funnel.clusters,
-            split=split,
-            coefficient=settings.coefficient,
-            screen=screen,
-            seed=funnel.seed,
-        )
-        place = samples.schema.get_field_index("feature") + 1
-        names = pa.array([split] * len(samples), pa.string())
-        tables.samples.append(samples.add_column(place, "split", names))
-        tables.effects.append(effects)
-        return {row["feature"]: row for row in effects.to_pylist()}
-
-    s1 = measure("S1", best(screen, settings.screen_keep), False)
-    s2 = measure("S2", best(_deltas(s1), settings.exact_keep), True)
+    settings, screen = funnel.settings, mean_screen(funnel.screen())
+    done = _Measured(funnel=funnel, screen=screen)
+    shortlist = best(screen, settings.screen_keep)
+    checked = over_ranks(screen, shortlist, settings.screen_check, funnel.seed)
+    s1 = done.measure("S1", [*shortlist, *checked], contrast=False)
+    s2 = done.measure("S2", best(_deltas(s1), settings.exact_keep), contrast=True)
     order = best(_deltas(s2), len(s2))
     family = order[: settings.confirm_n]
-    agreement = spearman(*(np.array([s1[f][c] for f in s1]) for c in ("screen", "delta")))
-    plan = _plan(funnel, order, family)
-    funnel.commit_plan(plan)
-    s3 = measure("S3", family, True)
-    evidence = family_evidence(tables.samples[2], family, funnel.clusters, funnel.seed)
-    tables.effects[2] = with_evidence(tables.effects[2], evidence)
+    funnel.commit_plan(_plan(funnel, order, family))
+    s3 = done.measure("S3", family, contrast=True)
+    evidence = family_evidence(done.samples[2], family, funnel.clusters, funnel.seed)
+    done.effects[2] = with_evidence(done.effects[2], evidence)
     choice = choose(
         Candidates(
             settings=settings,
@@ -127,15 +134,14 @@ def run_funnel(funnel: Funnel) -> Outcome:
             evidence=evidence,
             specificity_low=funnel.specificity_low,
             direction=funnel.direction,
-            activations=_activations(tables.samples[1]),
-            deltas=dict(zip(family, delta_matrix(tables.samples[2], family)[0], strict=True)),
+            activations=_activations(done.samples[1]),
+            deltas=dict(zip(family, delta_matrix(done.samples[2], family)[0], strict=True)),
             controls=funnel.controls,
         )
     )
-    ordering, _ = delta_matrix(tables.samples[1], order)
     return Outcome(
-        effects=pa.concat_tables(tables.effects, promote_options="default"),
-        samples=pa.concat_tables(tables.samples),
+        effects=pa.concat_tables(done.effects),
+        samples=pa.concat_tables(done.samples),
         controls=pa.concat_tables([CONTROLS.empty_table(), *choice.controls]),
         task_features={
             "outcome": choice.outcome,
@@ -144,11 +150,56 @@ def run_funnel(funnel: Funnel) -> Outcome:
             "reason": choice.reason,
             "refused": choice.refused,
             "two_sided": choice.two_sided,
-            "screen_spearman": _number(agreement),
-            "split_half_spearman": _number(split_half_spearman(ordering, funnel.seed)),
-            "top_share": top_share(ordering, funnel.seed),
+            **_screen_quality(s1, shortlist, checked, settings.exact_keep),
+            **_reliability(done.samples[1], order, funnel.seed),
         },
     )
+
+
+def over_ranks(
+    screen: Mapping[str, float], shortlist: Sequence[str], count: int, seed: int
+) -> list[str]:
+    """Return `count` features that the screen left out, drawn evenly over its ranks."""
+    rest = [name for name in best(screen, len(screen)) if name not in set(shortlist)]
+    parts = np.array_split(np.array(rest, dtype=object), count) if count else []
+    return [
+        str(part[seeded_bits(seed, "intervene/screen-check", str(place)) % len(part)])
+        for place, part in enumerate(parts)
+        if len(part)
+    ]
+
+
+def _screen_quality(
+    s1: Mapping[str, Mapping[str, Any]],
+    shortlist: Sequence[str],
+    checked: Sequence[str],
+    exact_keep: int,
+) -> dict[str, Any]:
+    """Return how the screen agrees with exact deltas on S1, and what it seems to miss.
+
+    `screen_missed` counts the checked features whose exact delta would have gone on to S2.
+    """
+    agreement = spearman(*(np.array([s1[f][c] for f in s1]) for c in ("screen", "delta")))
+    deltas = sorted((s1[name]["delta"] for name in shortlist), reverse=True)
+    bar = deltas[min(exact_keep, len(deltas)) - 1]
+    missed = sum(s1[name]["delta"] >= bar for name in checked)
+    low, high = wilson(missed, len(checked))
+    return {
+        "screen_spearman": _number(agreement),
+        "screen_checked": len(checked),
+        "screen_missed": missed,
+        "screen_missed_low": _number(low),
+        "screen_missed_high": _number(high),
+    }
+
+
+def _reliability(samples: pa.Table, order: Sequence[str], seed: int) -> dict[str, Any]:
+    """Return how firm the S2 order is."""
+    deltas, _ = delta_matrix(samples, order)
+    return {
+        "split_half_spearman": _number(split_half_spearman(deltas, seed)),
+        "top_share": top_share(deltas, seed),
+    }
 
 
 def mean_screen(screen: pa.Table) -> dict[str, float]:

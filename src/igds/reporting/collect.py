@@ -121,8 +121,9 @@ def _quality(path: Path) -> dict[int, Quality]:
 
 
 def _intervene(folder: Path) -> Intervene:
-    numbers = ("screen_spearman", "split_half_spearman", "top_share")
-    keys = ("outcome", "features", "order", "reason", "refused", "two_sided", *numbers)
+    numbers = ("screen_spearman", "screen_missed_high", "split_half_spearman", "top_share")
+    counts = ("screen_checked", "screen_missed")
+    keys = ("outcome", "features", "order", "reason", "refused", "two_sided", *numbers, *counts)
     found = read_json(folder / "task_features.json", keys)
     return Intervene(
         outcome=found["outcome"],
@@ -131,6 +132,7 @@ def _intervene(folder: Path) -> Intervene:
         order=tuple(FeatureId.parse(name) for name in found["order"]),
         refused={FeatureId.parse(name): why for name, why in found["refused"].items()},
         two_sided={FeatureId.parse(name): both for name, both in found["two_sided"].items()},
+        **{name: found[name] for name in counts},
         **{name: _number(found[name]) for name in numbers},
         controls=_controls(folder / "controls.parquet"),
         effects=_effects(folder / "effects.parquet"),

@@ -38,7 +38,7 @@ def whisker_scale(intervals: Sequence[Interval]) -> tuple[float, float]:
 
 
 def control_bars(controls: Sequence[Control]) -> dict[str, float]:
-    """Return the delta that a feature must exceed -> kind in words: 95th percentiles, single ones."""
+    """Return kind in words -> its delta: the 95th percentile of many, or the single one."""
     words = {
         "decoder": "other decoder rows",
         "residual": "residual draws",

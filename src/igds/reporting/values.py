@@ -116,6 +116,12 @@ class Intervene:
     """Features passed over before the choice was made -> why."""
     screen_spearman: float
     """Rank agreement of the gradient screen with the exact deltas on S1, -1 to 1."""
+    screen_checked: int
+    """Features that the screen left out but were measured."""
+    screen_missed: int
+    """Of those, as good as what went on to S2."""
+    screen_missed_high: float
+    """Upper end of that share, 0-1; NaN when none was checked."""
     split_half_spearman: float
     """Rank agreement of the S2 deltas between halves of its prompts, -1 to 1."""
     top_share: float
