@@ -119,6 +119,7 @@ def score_arm(spec: ModelSpec, saes: dict[int, str], index: Path) -> Callable[[]
         saes={layer: load_sae(path, layer) for layer, path in saes.items()},
         sae_paths=saes,
         residuals=index,  # which a feature's method does not read
+        deltas={FeatureId(max(saes), 0): 0.0},
         aggregate="raw",
         seed=0,
     )

@@ -271,7 +271,9 @@ def _score(folder: Path, _plan: Plan, _rng: np.random.Generator) -> None:
         rows[5]["x"] = None if method == "random" else 1.0
         write_table(folder / method / "shard-00000.parquet", rows[:256])
         write_table(folder / method / "shard-00001.parquet", rows[256:])
-        _json(folder / method / "method.json", {"name": method, "weights": {"x": 1.0}})
+        _json(
+            folder / method / "method.json", {"name": method, "weights": {"x": 1.0}, "offset": 0.0}
+        )
 
 
 def _select(folder: Path, plan: Plan, rng: np.random.Generator) -> None:

@@ -216,9 +216,10 @@ class Score:
 
     methods: tuple[str, ...] = ("igds",)
     """Methods: igds, igds-random, cosine, cosine-best, length, prompt-length, random."""
-    aggregate: Literal["auto", "raw", "folded"] = "auto"
-    """Sum over task features of raw activations (the paper) or of activations times decoder
-    norm; auto is raw for one feature, folded for more."""
+    aggregate: Literal["auto", "raw", "folded", "zscore", "delta_weighted"] = "auto"
+    """Sum over task features of raw activations (the paper), of activations times decoder norm, of
+    z scores over the prior prompts, or of z scores weighted by S2 delta; auto is raw for one
+    feature, folded for more. One feature ranks alike by all of them."""
 
     def __post_init__(self) -> None:
         """Refuse no method, an unknown one, and one named twice."""

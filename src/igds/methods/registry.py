@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from igds.data.seeds import seeded_bits
 from igds.features import FeatureId
 from igds.methods import dense, resonance, simple
+from igds.methods.aggregate import aggregate
 from igds.methods.base import MethodSpec, RowScorer
 from igds.saes.sae import SAE
 
@@ -35,8 +36,10 @@ class Ingredients:
     """Block -> folder of that SAE, for the workers."""
     residuals: Path
     """The recall stage's folder of residuals."""
+    deltas: Mapping[FeatureId, float]
+    """Task feature -> its delta on S2."""
     aggregate: str
-    """auto, raw or folded."""
+    """How several features become one pool score; see `igds.methods.aggregate`."""
     seed: int
     """The run's seed."""
 
@@ -77,14 +80,6 @@ def random_features(given: Ingredients) -> tuple[FeatureId, ...]:
     return tuple(drawn)
 
 
-def feature_weights(features: Sequence[FeatureId], given: Ingredients) -> dict[str, float]:
-    """Return each feature's weight in the pool score: 1 (raw, eq. 6) or its decoder norm."""
-    raw = given.aggregate == "raw" or (given.aggregate == "auto" and len(features) == 1)
-    if raw:
-        return {str(feature): 1.0 for feature in features}
-    return {str(f): float(given.saes[f.layer].decoder_rows([f.index]).norm()) for f in features}
-
-
 def needs_features(name: str) -> bool:
     """Return whether a method is made from the task features or their block."""
     return name in ("igds", "igds-random", "cosine")
@@ -98,8 +93,12 @@ def needs_model(name: str) -> bool:
 def _resonance(name: str, features: Sequence[FeatureId], given: Ingredients) -> MethodSpec:
     saes = {str(layer): path for layer, path in given.sae_paths.items()}
     arguments: dict[str, Any] = {"saes": saes, "features": [str(feature) for feature in features]}
-    weights = feature_weights(features, given)
-    return MethodSpec(name=name, kind="resonance", weights=weights, arguments=arguments)
+    # A random feature stands in for the task feature of its rank, delta included.
+    deltas = [given.deltas[feature] for feature in given.features]
+    weights, offset = aggregate(given.aggregate, features, given.saes, given.residuals, deltas)
+    return MethodSpec(
+        name=name, kind="resonance", weights=weights, offset=offset, arguments=arguments
+    )
 
 
 def _cosine(name: str, layer: int, given: Ingredients) -> MethodSpec:
