@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from igds.errors import RequestError
 from igds.interventions.confirm import (
     ALPHA,
     Evidence,
@@ -69,7 +70,7 @@ def test_controls_follow_from_the_seed_and_the_feature():
     assert (controls().vectors == controls().vectors).all()
     assert not np.allclose(controls().vectors[:30], controls(seed=1).vectors[:30])
     assert not np.allclose(controls().vectors[:30], controls("L1/5").vectors[:30])
-    with pytest.raises(ValueError, match=r"features of its SAE point elsewhere"):
+    with pytest.raises(RequestError, match="set intervene.controls to at most that"):
         controls(draws=500)
 
 

@@ -115,7 +115,7 @@ def _pick(
 def _objection(given: Candidates, name: str) -> str:
     """Return why a feature cannot be used whatever else is chosen; empty when it can."""
     effect = given.s2[name]
-    if effect["label"] == "format" or given.s3[name]["label"] == "format":
+    if effect["label"] == "format":
         return "moves the first tokens or any response alike (format)"
     if effect["delta_contrast"] is None:
         return "no other response in S2 to contrast it with"

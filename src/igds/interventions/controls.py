@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from jaxtyping import Float
 
 from igds.data.seeds import seeded_bits
+from igds.errors import RequestError
 from igds.stats.bootstrap import paired_bootstrap
 
 DOSES = (-1.0, -0.5, 0.5, 2.0)
@@ -79,15 +80,15 @@ def make_controls(
         seed: the run's.
 
     Raises:
-        ValueError: the SAE has too few features of another direction.
+        RequestError: the SAE has too few features of another direction.
     """
     rng = np.random.default_rng(seeded_bits(seed, "intervene/controls", feature))
     unit = _unit(decoder)
     unlike = np.flatnonzero(np.abs(unit @ _unit(direction[None])[0]) < UNLIKE)
     if len(unlike) < draws:
-        raise ValueError(
+        raise RequestError(
             f"{feature}: only {len(unlike)} features of its SAE point elsewhere (|cos| under "
-            f"{UNLIKE}), {draws} controls need as many"
+            f"{UNLIKE}): set intervene.controls to at most that (now {draws})"
         )
     centre = task.mean(axis=0)
     families = {
