@@ -181,6 +181,13 @@ def test_a_feature_no_better_than_its_controls_is_not_confirmed():
     assert "reach +0.5090 at their 95th percentile" in found["refused"]["L1/0"]
 
 
+def test_without_controls_nothing_is_confirmed():
+    settings = replace(SETTINGS, controls=0, allow_unconfirmed=True)
+    found = Bench().run(settings).task_features
+    assert (found["outcome"], found["features"]) == ("unconfirmed", ["L1/0"])
+    assert "no controls were drawn (intervene.controls is 0)" in found["reason"]
+
+
 def test_a_feature_whose_ablation_does_no_harm_is_one_sided():
     bench = Bench()
     bench.ablated = 0.02

@@ -16,6 +16,7 @@ from igds.cli.command import Command
 from igds.cli.explain import Explain
 from igds.cli.export import Export
 from igds.cli.init import Init
+from igds.cli.plan import Plan
 from igds.cli.run import Run
 from igds.cli.saes import Saes
 from igds.cli.stage import Intervene, Recall, Report, Score, Select
@@ -23,7 +24,7 @@ from igds.cli.status import Status
 from igds.errors import RequestError, WorkError, did_you_mean
 
 _COMMANDS = (
-    Run, Recall, Intervene, Score, Select, Report, Status, Explain, Export, Init, Saes
+    Run, Plan, Recall, Intervene, Score, Select, Report, Status, Explain, Export, Init, Saes
 )  # fmt: skip
 
 FAILED, WRONG, INTERRUPTED, TERMINATED = 1, 2, 130, 143

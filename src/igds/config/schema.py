@@ -183,8 +183,8 @@ class Intervene:
     confirm_n: int = 10
     """Features, first in S2 order, measured and tested as one family on S3."""
     controls: int = 99
-    """Amplitude-matched controls of each kind, on S3, for each feature that could be chosen; 19
-    or more, as a feature must exceed the 95th percentile of two kinds."""
+    """Amplitude-matched controls of each kind, on S3, for each feature that could be chosen: 19 or
+    more, as it must exceed the 95th percentile of two kinds. 0 draws none and confirms nothing."""
     top_k: int = 1
     """Task features to use (K)."""
     delta_min: float = 0.0
@@ -199,8 +199,9 @@ class Intervene:
         if self.coefficient == 0:
             raise ValueError("coefficient must not be 0: nothing would be edited")
         at_least(self, 1, "screen_rows", "order_rows", "confirm_rows", "top_k")
-        at_least(self, 19, "controls")
-        at_least(self, 0, "screen_check")
+        at_least(self, 0, "screen_check", "controls")
+        if 0 < self.controls < 19:
+            raise ValueError(f"controls must be 0 or at least 19, not {self.controls}")
         funnel = ("screen_keep", "exact_keep", "confirm_n", "top_k")
         for wide, narrow in itertools.pairwise(funnel):
             if getattr(self, narrow) > getattr(self, wide):

@@ -147,6 +147,8 @@ def _doubt(given: Candidates, name: str, controls: dict[str, pa.Table]) -> str:
     doubt = unconfirmed(given.evidence[name], effect, given.settings.delta_min)
     if doubt:
         return doubt
+    if not given.settings.controls:
+        return "not confirmed: no controls were drawn (intervene.controls is 0)"
     beaten = beaten_by(effect["delta"], _controls(given, name, controls))
     return f"no better than its controls: {beaten}" if beaten else ""
 
@@ -162,7 +164,7 @@ def _why(given: Candidates, name: str, controls: dict[str, pa.Table]) -> str:
     """Return why a usable feature is unconfirmed, and what would settle it."""
     doubt = _doubt(given, name, controls)
     needed = prompts_needed(given.deltas[name], len(given.family))
-    if not doubt.startswith("not confirmed"):
+    if not doubt.startswith("not confirmed on S3"):
         return doubt
     if needed is None:
         return f"{doubt}; its mean delta there is not above 0"
