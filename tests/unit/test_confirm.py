@@ -166,3 +166,7 @@ def test_reliability_of_an_order():
     assert abs(split_half_spearman(noise, 0)) < 0.6
     assert top_share(np.stack([noise[0], noise[0] + 1e-12]), 0) == 1.0
     assert 0 < top_share(noise, 0) < 1
+
+
+def test_no_draws_leave_the_means_and_the_doses():
+    assert controls(draws=0).kinds == ("mean", "difference", *["dose"] * len(DOSES))

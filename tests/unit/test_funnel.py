@@ -250,7 +250,7 @@ def test_second_feature_must_differ_in_direction_and_activation():
     ("bench", "settings", "reason"),
     [
         (Bench(contrast=-0.01), SETTINGS, "(format)"),
-        (Bench(rest=0.0), SETTINGS, "(format)"),
+        (Bench(rest=-0.05), SETTINGS, "(format)"),
         (Bench(deltas=dict.fromkeys(DELTAS, -0.2)), SETTINGS, "is not above 0"),
         (Bench(), Intervene(delta_min=1.0), "is not above 1"),
     ],
