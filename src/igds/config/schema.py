@@ -163,8 +163,19 @@ class Recall:
 class Intervene:
     """Stage 1b (eq. 3-5): recalled features whose amplification helps."""
 
-    position: Literal["read"] = "read"
-    """Where the state is edited: at the read position only."""
+    mode: Literal["rigorous", "paper"] = "rigorous"
+    """rigorous: the funnel over three splits, on the likelihood of gold responses. paper: every
+    recalled feature on generated outputs and the task's score, one split, top K by mean delta;
+    always UNCONFIRMED."""
+    position: Literal["read", "generated"] = "read"
+    """Where the state is edited: at the read position only, or at every generated token too. The
+    paper mode measures both and ranks by this one; the rigorous mode knows read."""
+    max_new_tokens: int = 256
+    """Longest generated output, tokens (paper mode)."""
+    samples: int = 1
+    """Outputs a prompt and feature (paper mode); more than one needs a temperature."""
+    temperature: float = 0.0
+    """0 decodes greedily; over 0 samples, with the same noise for every feature (paper mode)."""
     coefficient: float = 1.0
     """Multiple of the feature's own contribution that is added."""
     screen_rows: int = 100
@@ -199,7 +210,12 @@ class Intervene:
         if self.coefficient == 0:
             raise ValueError("coefficient must not be 0: nothing would be edited")
         at_least(self, 1, "screen_rows", "order_rows", "confirm_rows", "top_k")
-        at_least(self, 0, "screen_check", "controls")
+        at_least(self, 1, "max_new_tokens", "samples")
+        at_least(self, 0, "screen_check", "controls", "temperature")
+        if self.mode == "rigorous" and self.position != "read":
+            raise ValueError("position generated is for mode: paper")
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError("samples over 1 are all the same at temperature 0: raise it")
         if 0 < self.controls < 19:
             raise ValueError(f"controls must be 0 or at least 19, not {self.controls}")
         funnel = ("screen_keep", "exact_keep", "confirm_n", "top_k")

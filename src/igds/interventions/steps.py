@@ -14,7 +14,13 @@ import pyarrow.parquet as pq
 from igds.config.identity import digest
 from igds.interventions.controls import Controls
 from igds.interventions.examples import Example
-from igds.interventions.work import control_shards, example_shards, promoted_shard
+from igds.interventions.outputs import Generation
+from igds.interventions.work import (
+    control_shards,
+    example_shards,
+    generate_shards,
+    promoted_shard,
+)
 from igds.runs.stage import Stage
 
 FOLDER = "shards"
@@ -54,6 +60,13 @@ class Steps:
         table = self._tables("controls", shards, f"intervene: controls of {feature} on S3")
         return np.stack(table["delta"].to_numpy()), table["row_id"].to_pylist()
 
+    def generate(
+        self, features: Sequence[str], examples: Sequence[Example], generation: Generation
+    ) -> pa.Table:
+        """Return generated outputs under each feature at each position, and unedited ones."""
+        shards = generate_shards(features, examples, generation)
+        return self._tables("generate", shards, "intervene: generating outputs")
+
     def promoted(self, features: Sequence[str]) -> pa.Table:
         """Return the tokens that each feature's direction promotes."""
         return self._tables("promoted", [promoted_shard(features)], "intervene: promoted tokens")
@@ -64,7 +77,7 @@ class Steps:
 
     def _tables(
         self,
-        step: Literal["screen", "exact", "controls", "promoted"],
+        step: Literal["screen", "exact", "controls", "generate", "promoted"],
         shards: Sequence[Mapping[str, Any]],
         label: str,
     ) -> pa.Table:

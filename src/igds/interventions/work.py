@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from igds.features import FeatureId
 from igds.interventions.examples import Example
+from igds.interventions.outputs import Generation, generated_outputs
 from igds.interventions.promoted import promoted_tokens
 from igds.interventions.samples import control_samples, exact_samples
 from igds.interventions.screen import gradient_screen
@@ -59,6 +60,12 @@ class InterventionWork:
             tokenizer = load_tokenizer(self._spec)
             return promoted_tokens(self._model, tokenizer, self._saes, features, top=shard["top"])
         examples = [Example(**example) for example in shard["examples"]]
+        if shard["step"] == "generate":
+            tokenizer = load_tokenizer(self._spec)
+            settings = Generation(**shard["generation"])
+            return generated_outputs(
+                self._model, tokenizer, self._saes, features, examples, settings
+            )
         if shard["step"] == "controls":
             (feature,) = features
             return control_samples(
@@ -113,6 +120,14 @@ def control_shards(
     """
     shards = example_shards("exact", [feature], examples, size=size)
     return [{**shard, "step": "controls", "vectors": vectors} for shard in shards]
+
+
+def generate_shards(
+    features: Sequence[str], examples: Sequence[Example], generation: Generation
+) -> list[dict[str, Any]]:
+    """Return shards of one example each, for generated outputs."""
+    shards = example_shards("exact", features, examples, size=1)
+    return [{**shard, "step": "generate", "generation": asdict(generation)} for shard in shards]
 
 
 def promoted_shard(features: Sequence[str], top: int = 10) -> dict[str, Any]:

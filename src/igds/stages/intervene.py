@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,9 +20,12 @@ from igds.features import FeatureId
 from igds.interventions.controls import Controls, control_effects, make_controls
 from igds.interventions.examples import Example, make_examples
 from igds.interventions.funnel import Funnel, run_funnel
+from igds.interventions.outputs import Generation
+from igds.interventions.paper import paper_choice, paper_effects, paper_samples
 from igds.interventions.steps import Steps
 from igds.interventions.work import WORK
 from igds.models.load import load_tokenizer
+from igds.runs.stage import Stage
 from igds.stages.context import Context
 from igds.tasks.base import MarksAnswer, Task
 
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 VERSION = 3
+PROMOTED = 16
+"""Features, best first, whose promoted tokens the paper mode names."""
 
 
 def run(context: Context) -> None:
@@ -45,7 +52,8 @@ def run(context: Context) -> None:
     if stage.done:
         return
     mixed = context.config.data.pool_kind == "mixed"
-    specificity = _candidates(context, mixed)
+    paper = settings.mode == "paper"
+    specificity = _candidates(context, mixed and not paper)
     splits, clusters = _examples(context)
     layers = {FeatureId.parse(name).layer for name in specificity}
     work = {
@@ -60,6 +68,25 @@ def run(context: Context) -> None:
             WORK, work, shards, stage.plan, on_result, label
         ),
     )
+    if paper:
+        _paper(context, stage, steps, list(specificity), clusters)
+    else:
+        _rigorous(context, stage, steps, specificity, clusters)
+    steps.clear()
+    stage.commit()
+
+
+def _rigorous(
+    context: Context,
+    stage: Stage,
+    steps: Steps,
+    specificity: Mapping[str, float],
+    clusters: Mapping[str, str],
+) -> None:
+    """Write what the funnel finds."""
+    settings = context.config.intervene
+    assert settings is not None, "the pipeline runs only stages that have a section"
+    mixed = context.config.data.pool_kind == "mixed"
 
     def direction(name: str) -> np.ndarray:
         feature = FeatureId.parse(name)
@@ -90,8 +117,41 @@ def run(context: Context) -> None:
     stage.write_table("controls.parquet", outcome.controls)
     stage.write_table("promoted.parquet", steps.promoted(outcome.task_features["order"]))
     stage.write_json("task_features.json", outcome.task_features)
-    steps.clear()
-    stage.commit()
+
+
+def _paper(
+    context: Context,
+    stage: Stage,
+    steps: Steps,
+    features: Sequence[str],
+    clusters: Mapping[str, str],
+) -> None:
+    """Write what the published procedure finds, on all validation rows."""
+    settings = context.config.intervene
+    assert settings is not None, "the pipeline runs only stages that have a section"
+    rows = _validation(context, ["row_id", "fields"])
+    fields = dict(zip(rows["row_id"].to_pylist(), rows["fields"].to_pylist(), strict=True))
+    generation = Generation(
+        coefficient=settings.coefficient,
+        max_new_tokens=settings.max_new_tokens,
+        samples=settings.samples,
+        temperature=settings.temperature,
+        seed=context.config.seed,
+        batch_tokens=stage.plan["batch_tokens"],
+    )
+    examples = [example for split in steps.splits.values() for example in split]
+    outputs = steps.generate(features, examples, generation)
+    samples = paper_samples(
+        outputs, lambda row_id, text: context.task.score(text, json.loads(fields[row_id]))
+    )
+    effects = paper_effects(
+        samples, clusters, coefficient=settings.coefficient, seed=context.config.seed
+    )
+    found = paper_choice(effects, samples, position=settings.position, top_k=settings.top_k)
+    stage.write_table("effects.parquet", effects)
+    stage.write_table("samples.parquet", samples)
+    stage.write_table("promoted.parquet", steps.promoted(found["order"][:PROMOTED]))
+    stage.write_json("task_features.json", found)
 
 
 def _candidates(context: Context, mixed: bool) -> dict[str, float]:
@@ -136,9 +196,7 @@ def _controls(context: Context, name: str) -> Controls:
 
 def _examples(context: Context) -> tuple[dict[str, list[Example]], dict[str, str]]:
     """Return split -> examples, and row id -> hash of its prompt."""
-    columns = ["row_id", "prompt_hash", "status", "prompt_ids", "response"]
-    rows = load_index(context.run.path / "index" / "validation", columns)
-    rows = rows.filter(pc.equal(rows["status"], "ok"))
+    rows = _validation(context, ["row_id", "prompt_hash", "prompt_ids", "response"])
     keys = rows["prompt_hash"].to_pylist()
     places = split_validation(keys, context.config.seed, context.split_sizes)
     tokenizer = load_tokenizer(context.model)
@@ -151,6 +209,12 @@ def _examples(context: Context) -> tuple[dict[str, list[Example]], dict[str, str
         answers = [_answer(context.task, tokenizer, text) for text in texts]
         splits[split] = make_examples(picked["row_id"].to_pylist(), prompts, responses, answers)
     return splits, dict(zip(rows["row_id"].to_pylist(), keys, strict=True))
+
+
+def _validation(context: Context, columns: list[str]) -> pa.Table:
+    """Return columns of the validation rows with status ok."""
+    rows = load_index(context.run.path / "index" / "validation", [*columns, "status"])
+    return rows.filter(pc.equal(rows["status"], "ok"))
 
 
 def _answer(task: Task, tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, int] | None:
