@@ -145,7 +145,8 @@ def plant_findings(context: ConstantContext) -> None:
         if name == "intervene":
             found = {"outcome": "unconfirmed", "features": [feature], "order": [feature]}
             stage.write_json("task_features.json", {**found, "reason": "planted"})
-            effects = {"feature": [feature], "split": ["S2"], "delta": [0.0]}
+            effects = {"feature": [feature], "split": ["S2"], "position": ["read"]}
+            effects |= {"delta": [0.0]}
             stage.write_table("effects.parquet", pa.table(effects))
         stage.commit()
 

@@ -2,10 +2,21 @@
 
 import pytest
 import torch
-from tests.helpers import FAMILIES, PLANTED, planted_model, planted_rows, planted_sae, tiny_model
+from tests.helpers import (
+    FAMILIES,
+    PLANTED,
+    planted_model,
+    planted_rows,
+    planted_sae,
+    tiny_model,
+    tiny_tokenizer,
+)
 
+from igds.features import FeatureId
 from igds.interventions.exact import run_prefix
+from igds.interventions.examples import make_examples
 from igds.interventions.generated import branches, generate_always, generate_read
+from igds.interventions.outputs import Generation, generated_outputs
 from igds.models.blocks import decoder_blocks
 from igds.models.decode import greedy, keyed_sampling
 
@@ -70,13 +81,13 @@ def test_sampling_noise_is_keyed_and_not_of_the_batch(family):
     def sampled(edits, samples):
         owner = list(range(samples)) * (1 + sum(map(len, edits.values())))
         return generate_read(
-            model, prefix, edits, choose=keyed_sampling(5, owner, 0.7), samples=samples,
+            model, prefix, edits, choose=keyed_sampling(5, "row", owner, 0.7), samples=samples,
             max_new_tokens=STEPS, stop_ids=[],
         )  # fmt: skip
 
     found = sampled(edits, 3)
     for row, vector in enumerate([torch.zeros(32), *edits[1]]):
-        choose = keyed_sampling(5, range(3), 0.7)
+        choose = keyed_sampling(5, "row", range(3), 0.7)
 
         def padded(step, logits, choose=choose):
             return choose(step, logits.repeat(3, 1)[:3])
@@ -136,3 +147,65 @@ def test_a_row_ends_at_its_stop_token():
     for (whole,), (ended,) in zip(free, cut, strict=True):
         end = whole.index(stop) if stop in whole else len(whole)
         assert ended == whole[:end]
+
+
+def generation(**changes):
+    settings = {
+        "coefficient": 2.0,
+        "max_new_tokens": STEPS,
+        "samples": 1,
+        "temperature": 0.0,
+        "seed": 0,
+        "batch_tokens": 4096,
+    }
+    return Generation(**settings | changes)
+
+
+def examples():
+    prompts, responses = planted_rows(3)
+    return make_examples(["a", "b", "c"], prompts, responses)
+
+
+FEATURES = [FeatureId(1, index) for index in range(len(PLANTED))]
+
+
+def test_unedited_outputs_are_those_of_transformers():
+    model, tokenizer = planted_model(), tiny_tokenizer(bos=False)
+    found = generated_outputs(
+        model, tokenizer, [planted_sae()], FEATURES, examples(), generation()
+    ).to_pylist()
+    for example in examples():
+        ids = torch.tensor([example.prompt_ids])
+        whole = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=STEPS
+        )[0, ids.shape[1] :]
+        (own,) = [r for r in found if r["row_id"] == example.row_id and r["feature"] is None]
+        assert own["text"] == tokenizer.decode(whole, skip_special_tokens=True)
+    keys = {(row["row_id"], row["position"], row["feature"], row["sample"]) for row in found}
+    assert len(keys) == len(found) == 3 * (1 + 2 * len(FEATURES))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_outputs_do_not_depend_on_the_batch(temperature):
+    model, tokenizer = planted_model(), tiny_tokenizer(bos=False)
+    samples = 1 if temperature == 0 else 3
+    whole, parts = (
+        generated_outputs(
+            model, tokenizer, [planted_sae()], FEATURES, examples(),
+            generation(temperature=temperature, samples=samples, batch_tokens=size),
+        )
+        for size in (100_000, 1)
+    )  # fmt: skip
+    assert whole.equals(parts)
+    assert len(set(whole["text"].to_pylist())) > 3
+
+
+def test_a_feature_that_is_silent_at_t_star_changes_nothing_there():
+    model, tokenizer, sae = planted_model(), tiny_tokenizer(bos=False), planted_sae()
+    silent = FEATURES[-1]
+    found = generated_outputs(model, tokenizer, [sae], [silent], examples(), generation())
+    by_position = {
+        position: [r["text"] for r in found.to_pylist() if r["position"] == position]
+        for position in (None, "read")
+    }
+    assert by_position["read"] == by_position[None]

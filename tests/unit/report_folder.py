@@ -204,6 +204,7 @@ def _intervene(folder: Path, plan: Plan, rng: np.random.Generator) -> None:
     chosen = [] if plan.outcome == "none" else list(plan.task_features)
     found = {
         "outcome": plan.outcome,
+        "judged_by": "S3",
         "features": chosen,
         "order": order,
         "refused": {order[-1]: "not specific: the lower end of its AUROC is 0.47"},
@@ -249,6 +250,7 @@ def _intervene(folder: Path, plan: Plan, rng: np.random.Generator) -> None:
 def _effect(name: str, split: str, delta: float, rng: np.random.Generator) -> dict[str, Any]:
     row: dict[str, Any] = {"feature": name, "split": split, "n": 100, "active": 96}
     row |= {"coefficient": 1.0, "screen": delta * 1.1}
+    row |= {"position": "read"}
     row |= {"p_family": 0.0123 if split == "S3" else None}
     for value, stem, size in (
         ("delta", "delta", delta),

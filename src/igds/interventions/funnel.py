@@ -145,6 +145,7 @@ def run_funnel(funnel: Funnel) -> Outcome:
         controls=pa.concat_tables([CONTROLS.empty_table(), *choice.controls]),
         task_features={
             "outcome": choice.outcome,
+            "judged_by": "S3",
             "features": choice.features,
             "order": order,
             "reason": choice.reason,

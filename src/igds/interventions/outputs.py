@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from igds.data.seeds import seeded_bits
 from igds.features import FeatureId
 from igds.interventions.exact import Prefix, run_prefix
 from igds.interventions.examples import Example
@@ -53,8 +52,7 @@ class Generation:
         if self.temperature == 0:
             return greedy
         owner = list(range(self.samples)) * (1 + candidates)
-        seed = seeded_bits(self.seed, "intervene/generate", row_id) >> 32
-        return keyed_sampling(seed, owner, self.temperature)
+        return keyed_sampling(self.seed, row_id, owner, self.temperature)
 
 
 def generated_outputs(

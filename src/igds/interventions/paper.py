@@ -148,11 +148,19 @@ def paper_choice(
         reason += ", where a change can hardly show: the metric does not inform for this model"
     return {
         "outcome": "unconfirmed",
+        "judged_by": position,
         "features": ranked[:top_k],
         "order": ranked,
         "reason": reason,
         "refused": {},
-        "original_score": score,
+        "two_sided": {},
+        "screen_spearman": None,
+        "screen_checked": 0,
+        "screen_missed": 0,
+        "screen_missed_low": None,
+        "screen_missed_high": None,
+        "split_half_spearman": None,
+        "top_share": None,
     }
 
 

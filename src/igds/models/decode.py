@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from igds.data.seeds import seeded_bits
 from igds.models.blocks import decoder
 from igds.models.likelihood import head_logits
 
@@ -61,14 +62,15 @@ def greedy(_step: int, logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, " row
     return logits.argmax(dim=1)
 
 
-def keyed_sampling(seed: int, sample_of_row: Sequence[int], temperature: float) -> Choose:
-    """Return a choice that samples by Gumbel noise keyed by (seed, sample, step, token).
+def keyed_sampling(seed: int, key: str, sample_of_row: Sequence[int], temperature: float) -> Choose:
+    """Return a choice that samples by Gumbel noise keyed by (seed, key, sample, step, token).
 
     Rows of one sample get the same noise whatever else is in the batch, so that what two arms say
     differs by their logits alone.
 
     Args:
-        seed: of the prompt's noise, derived from the run's seed and the row's id.
+        seed: the run's.
+        key: name of the prompt.
         sample_of_row: number of the sample that each row belongs to.
         temperature: over 0; the logits are divided by it.
     """
@@ -79,7 +81,7 @@ def keyed_sampling(seed: int, sample_of_row: Sequence[int], temperature: float) 
         generator = torch.Generator()
         noise = torch.empty(number, logits.shape[1])
         for sample in range(number):
-            generator.manual_seed((seed * 1_000_003 + sample) * 1_000_003 + step)
+            generator.manual_seed(seeded_bits(seed, "decode", f"{key}/{sample}/{step}") >> 1)
             noise[sample].exponential_(generator=generator)
         # -log of an exponential draw is a Gumbel draw
         return (logits / temperature - noise[samples].log().to(logits.device)).argmax(dim=1)

@@ -123,7 +123,8 @@ def _quality(path: Path) -> dict[int, Quality]:
 def _intervene(folder: Path) -> Intervene:
     numbers = ("screen_spearman", "screen_missed_high", "split_half_spearman", "top_share")
     counts = ("screen_checked", "screen_missed")
-    keys = ("outcome", "features", "order", "reason", "refused", "two_sided", *numbers, *counts)
+    facts = ("outcome", "judged_by", "features", "order", "reason", "refused", "two_sided")
+    keys = (*facts, *numbers, *counts)
     found = read_json(folder / "task_features.json", keys)
     return Intervene(
         outcome=found["outcome"],
@@ -136,6 +137,7 @@ def _intervene(folder: Path) -> Intervene:
         **{name: _number(found[name]) for name in numbers},
         controls=_controls(folder / "controls.parquet"),
         effects=_effects(folder / "effects.parquet"),
+        judged_by=found["judged_by"],
         promoted=_promoted(folder / "promoted.parquet"),
     )
 
@@ -149,9 +151,9 @@ def _effects(path: Path) -> dict[tuple[FeatureId, str], Effect]:
     }
     plain = ("n", "active", "coefficient", "label", "screen", "p_family")
     ends = [f"{stem}_{end}" for stem in intervals for end in ("low", "high")]
-    table = read_table(path, ("feature", "split", *plain, *intervals.values(), *ends))
+    table = read_table(path, ("feature", "split", "position", *plain, *intervals.values(), *ends))
     return {
-        (FeatureId.parse(row["feature"]), row["split"]): Effect(
+        (FeatureId.parse(row["feature"]), _measurement(row)): Effect(
             n=row["n"],
             active=row["active"],
             coefficient=row["coefficient"],
@@ -162,6 +164,11 @@ def _effects(path: Path) -> dict[tuple[FeatureId, str], Effect]:
         )
         for row in table.to_pylist()
     }
+
+
+def _measurement(row: Mapping[str, Any]) -> str:
+    """Return the split; the position where one split was measured at several."""
+    return row["position"] if row["split"] == "all" else row["split"]
 
 
 def _controls(path: Path) -> dict[FeatureId, tuple[Control, ...]]:

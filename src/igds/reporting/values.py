@@ -69,7 +69,7 @@ class Recall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """One feature's amplification on one split, in nats per response token."""
+    """One feature's amplification on one split, in nats per response token, or as task score."""
 
     n: int
     """Prompts of the split."""
@@ -111,7 +111,9 @@ class Intervene:
     order: tuple[FeatureId, ...]
     """Features measured on S2, best first."""
     effects: dict[tuple[FeatureId, str], Effect]
-    """(feature, split) -> effect."""
+    """(feature, split) -> effect; in the paper mode (feature, position)."""
+    judged_by: str
+    """Second part of the key whose delta is quoted: S3, or the position in the paper mode."""
     refused: dict[FeatureId, str]
     """Features passed over before the choice was made -> why."""
     screen_spearman: float

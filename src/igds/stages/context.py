@@ -107,9 +107,9 @@ class Context:
 
     @property
     def split_sizes(self) -> dict[str, int]:
-        """Return rows wanted for S1, S2 and S3; empty when nothing will be intervened on."""
+        """Return rows wanted for S1, S2 and S3; empty when no row is to be kept apart."""
         settings = self.config.intervene
-        if settings is None:
+        if settings is None or settings.mode == "paper":
             return {}
         sizes = (settings.screen_rows, settings.order_rows, settings.confirm_rows)
         return dict(zip(SPLITS, sizes, strict=True))

@@ -17,11 +17,11 @@ from igds.data.splits import split_validation
 from igds.data.tokens import encode_responses, token_span
 from igds.errors import RequestError
 from igds.features import FeatureId
-from igds.interventions.controls import Controls, control_effects, make_controls
+from igds.interventions.controls import CONTROLS, Controls, control_effects, make_controls
 from igds.interventions.examples import Example, make_examples
 from igds.interventions.funnel import Funnel, run_funnel
 from igds.interventions.outputs import Generation
-from igds.interventions.paper import paper_choice, paper_effects, paper_samples
+from igds.interventions.paper import SPLIT, paper_choice, paper_effects, paper_samples
 from igds.interventions.steps import Steps
 from igds.interventions.work import WORK
 from igds.models.load import load_tokenizer
@@ -139,8 +139,7 @@ def _paper(
         seed=context.config.seed,
         batch_tokens=stage.plan["batch_tokens"],
     )
-    examples = [example for split in steps.splits.values() for example in split]
-    outputs = steps.generate(features, examples, generation)
+    outputs = steps.generate(features, steps.splits[SPLIT], generation)
     samples = paper_samples(
         outputs, lambda row_id, text: context.task.score(text, json.loads(fields[row_id]))
     )
@@ -150,6 +149,7 @@ def _paper(
     found = paper_choice(effects, samples, position=settings.position, top_k=settings.top_k)
     stage.write_table("effects.parquet", effects)
     stage.write_table("samples.parquet", samples)
+    stage.write_table("controls.parquet", CONTROLS.empty_table())
     stage.write_table("promoted.parquet", steps.promoted(found["order"][:PROMOTED]))
     stage.write_json("task_features.json", found)
 
@@ -198,7 +198,9 @@ def _examples(context: Context) -> tuple[dict[str, list[Example]], dict[str, str
     """Return split -> examples, and row id -> hash of its prompt."""
     rows = _validation(context, ["row_id", "prompt_hash", "prompt_ids", "response"])
     keys = rows["prompt_hash"].to_pylist()
-    places = split_validation(keys, context.config.seed, context.split_sizes)
+    sizes = context.split_sizes
+    everything = {SPLIT: list(range(len(keys)))}
+    places = split_validation(keys, context.config.seed, sizes) if sizes else everything
     tokenizer = load_tokenizer(context.model)
     splits = {}
     for split, chosen in places.items():

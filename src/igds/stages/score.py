@@ -92,7 +92,7 @@ def _identity(context: Context, name: str) -> dict[str, Any]:
         parts["features"] = [str(feature) for feature in _required_features(context)]
         parts["aggregate"] = context.config.score.aggregate
         if context.config.score.aggregate == "delta_weighted":
-            deltas = _s2_deltas(context)
+            deltas = _deltas(context)
             parts["deltas"] = [deltas[feature] for feature in context.task_features]
     if needs_model(name):
         parts["model"] = context.model_identity
@@ -116,10 +116,16 @@ def _required_features(context: Context) -> tuple[FeatureId, ...]:
     return context.task_features
 
 
-def _s2_deltas(context: Context) -> dict[FeatureId, float]:
-    """Return feature -> its delta on S2."""
-    path = context.run.path / "intervene" / "effects.parquet"
-    effects = pq.read_table(path, columns=["feature", "delta"], filters=[("split", "==", "S2")])
+def _deltas(context: Context) -> dict[FeatureId, float]:
+    """Return feature -> its delta on S2; in the paper mode that at the position which ranks."""
+    settings = context.config.intervene
+    assert settings is not None, "the pipeline runs only stages that have a section"
+    split = "all" if settings.mode == "paper" else "S2"
+    effects = pq.read_table(
+        context.run.path / "intervene" / "effects.parquet",
+        columns=["feature", "delta"],
+        filters=[("split", "==", split), ("position", "==", settings.position)],
+    )
     names, deltas = (effects[column].to_pylist() for column in ("feature", "delta"))
     return dict(zip(map(FeatureId.parse, names), deltas, strict=True))
 
@@ -133,7 +139,7 @@ def _ingredients(context: Context, names: Sequence[str]) -> Ingredients:
         saes={layer: context.load_sae(layer) for layer in {f.layer for f in features}},
         sae_paths=context.sae_paths if any(map(needs_model, names)) else {},
         residuals=context.run.path / "recall" / "residuals",
-        deltas=_s2_deltas(context) if features else {},
+        deltas=_deltas(context) if features else {},
         aggregate=context.config.score.aggregate,
         seed=context.config.seed,
     )
