@@ -21,6 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pyarrow as pa
+
 import igds
 from _common import QUICKSTART, print_machine, print_result
 from igds.config.load import ConfigFile
@@ -143,6 +145,9 @@ def plant_findings(context: ConstantContext) -> None:
         if name == "intervene":
             found = {"outcome": "unconfirmed", "features": [feature], "order": [feature]}
             stage.write_json("task_features.json", {**found, "reason": "planted"})
+            effects = {"feature": [feature], "split": ["S2"], "position": ["read"]}
+            effects |= {"delta": [0.0]}
+            stage.write_table("effects.parquet", pa.table(effects))
         stage.commit()
 
 

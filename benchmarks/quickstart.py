@@ -98,7 +98,8 @@ def features_table(run: Run) -> Table:
         caption="\n".join(["Passed over:", *refused]) if refused else None,
         caption_justify="left",
     )
-    for heading in ("feature", "frequency", "control", "specificity", "delta", "label", "status"):
+    headings = ("feature", "frequency", "control", "specificity", "delta", "p", "label", "status")
+    for heading in headings:
         table.add_column(heading, no_wrap=True)
     for name in (name for name in outcome["order"] if name in measured):
         fact, effect = recalled[name], measured[name]
@@ -108,8 +109,9 @@ def features_table(run: Run) -> Table:
             f"{fact['control_frequency']:.2f}",
             _interval(fact, "specificity", ".2f"),
             _interval(effect, "delta", "+.4f"),
+            f"{effect['p_family']:.4f}",
             effect["label"],
-            "UNCONFIRMED",
+            outcome["outcome"].upper() if name in chosen else "",
         )
     return table
 

@@ -119,6 +119,7 @@ def score_arm(spec: ModelSpec, saes: dict[int, str], index: Index) -> Callable[[
         features=(FeatureId(max(saes), 0),),
         saes={layer: SAESpec(path=path, source=path, release="") for layer, path in saes.items()},
         residuals=index.folder,  # which a feature's method does not read
+        deltas={FeatureId(max(saes), 0): 0.0},
         aggregate="raw",
         seed=0,
     )

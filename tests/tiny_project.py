@@ -35,6 +35,8 @@ intervene:
   order_rows: 6
   confirm_rows: 6
   screen_keep: 4
+  controls: 19
+  screen_check: 2
   exact_keep: 3
   confirm_n: 2
   allow_unconfirmed: true

@@ -23,7 +23,7 @@ from igds.interventions.api import intervene
 from igds.interventions.effects import effects_of
 from igds.interventions.examples import Example, make_examples
 from igds.interventions.promoted import promoted_tokens
-from igds.interventions.samples import SAMPLES, exact_samples
+from igds.interventions.samples import SAMPLES, control_samples, exact_samples
 from igds.interventions.screen import gradient_screen, read_gradients
 from igds.interventions.work import InterventionWork, example_shards, promoted_shard
 from igds.models.blocks import decoder_blocks
@@ -289,3 +289,18 @@ def test_contrast_without_another_response_is_none():
 def test_a_row_without_tokens_is_refused():
     with pytest.raises(ValueError, match="row b has no token"):
         make_examples(["a", "b"], [[7], [8]], [[1], []])
+
+
+def test_a_control_along_the_feature_itself_has_the_features_delta():
+    model, examples = planted_model(), planted_examples(3)
+    sae, feature = planted_sae(), FEATURES[0]
+    direction = sae.decoder_rows([feature.index])
+    vectors = torch.cat([direction, 0 * direction, -direction])
+    found = control_samples(model, sae, feature, examples, vectors, batch_tokens=64)
+    own = exact(model, examples, features=[feature], contrast=False)
+    ablated = exact(model, examples, features=[feature], contrast=False, coefficient=-1.0)
+    assert found["row_id"].to_pylist() == [example.row_id for example in examples]
+    columns = np.stack(found["delta"].to_numpy())
+    assert columns[:, 0] == pytest.approx(own["delta"].to_numpy(), abs=1e-6)
+    assert columns[:, 1] == pytest.approx(0, abs=1e-6)
+    assert columns[:, 2] == pytest.approx(ablated["delta"].to_numpy(), abs=1e-6)

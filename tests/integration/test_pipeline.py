@@ -249,3 +249,30 @@ def test_the_manifest_says_unconfirmed(finished):
     manifest = result_of(finished).folder.manifest()
     assert manifest["outcome"] == "UNCONFIRMED"
     assert set(manifest["stages"]) == {"index", "recall", "intervene", "score", "select", "report"}
+
+
+def test_the_papers_procedure_from_rows_to_page(project: Path) -> None:
+    paper = ["--intervene.mode", "paper", "--intervene.max-new-tokens", "6", "--name", "paper"]
+    found = run(project, *paper)
+    folder = found.folder.path
+    effects, samples = found.effects, found.folder.table("intervene/samples.parquet")
+    recalled = found.features.filter(found.features["recalled"])["feature"].to_pylist()
+    assert set(effects["feature"].to_pylist()) == set(recalled)
+    assert set(effects["position"].to_pylist()) == {"read", "generated"}
+    assert len(samples) == 2 * len(recalled) * 18
+    for effect in effects.to_pylist():
+        own = samples.filter(
+            (pc.field("feature") == effect["feature"])
+            & (pc.field("position") == effect["position"])
+        )
+        assert effect["delta"] == pytest.approx(pc.mean(own["delta"]).as_py())
+        assert effect["metric"] == "task_score"
+    outcome = json.loads((folder / "intervene" / "task_features.json").read_text())
+    at_read = effects.filter(pc.field("position") == "read").sort_by([("delta", "descending")])
+    best = at_read["delta"][0].as_py()
+    chosen = at_read.filter(pc.field("feature") == outcome["features"][0])
+    assert chosen["delta"][0].as_py() == best
+    assert outcome["outcome"] == "unconfirmed"
+    page = found.report.read_text()
+    assert "The published procedure" in page and "UNCONFIRMED" in page
+    assert len(found.selection) == 60

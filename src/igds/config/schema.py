@@ -262,8 +262,19 @@ class Recall:
 class Intervene:
     """Stage 1b (eq. 3-5): recalled features whose amplification helps."""
 
-    position: Literal["read"] = "read"
-    """Where the state is edited: at the read position only."""
+    mode: Literal["rigorous", "paper"] = "rigorous"
+    """rigorous: the funnel over three splits, on the likelihood of gold responses. paper: every
+    recalled feature on generated outputs and the task's score, one split, top K by mean delta;
+    always UNCONFIRMED."""
+    position: Literal["read", "generated"] = "read"
+    """Where the state is edited: at the read position only, or at every generated token too. The
+    paper mode measures both and ranks by this one; the rigorous mode knows read."""
+    max_new_tokens: int = 256
+    """Longest generated output, tokens (paper mode)."""
+    samples: int = 1
+    """Outputs a prompt and feature (paper mode); more than one needs a temperature."""
+    temperature: float = 0.0
+    """0 decodes greedily; over 0 samples, with the same noise for every feature (paper mode)."""
     coefficient: float = 1.0
     """Multiple of the feature's own contribution that is added."""
     screen_rows: int = 100
@@ -276,10 +287,16 @@ class Intervene:
     """Validation rows of split S3: confirmation. Changing it makes recall run again."""
     screen_keep: int = 48
     """Features, best by the screen on S1, that get exact deltas on S1."""
+    screen_check: int = 12
+    """Features that the screen left out, drawn over all of its ranks, that get exact deltas on S1
+    too: they show what it misses, and go on to S2 when they are good enough."""
     exact_keep: int = 16
     """Features, best by exact delta on S1, that go on to S2."""
     confirm_n: int = 10
-    """Features, first in S2 order, measured on S3."""
+    """Features, first in S2 order, measured and tested as one family on S3."""
+    controls: int = 99
+    """Amplitude-matched controls of each kind, on S3, for each feature that could be chosen: 19 or
+    more, as it must exceed the 95th percentile of two kinds. 0 draws none and confirms nothing."""
     top_k: int = 1
     """Task features to use (K)."""
     delta_min: float = 0.0
@@ -295,6 +312,14 @@ class Intervene:
         if self.coefficient == 0:
             raise ValueError("coefficient must not be 0: nothing would be edited")
         at_least(self, 1, "screen_rows", "order_rows", "confirm_rows", "top_k")
+        at_least(self, 1, "max_new_tokens", "samples")
+        at_least(self, 0, "screen_check", "controls", "temperature")
+        if self.mode == "rigorous" and self.position != "read":
+            raise ValueError("position generated is for mode: paper")
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError("samples over 1 are all the same at temperature 0: raise it")
+        if 0 < self.controls < 19:
+            raise ValueError(f"controls must be 0 or at least 19, not {self.controls}")
         funnel = ("screen_keep", "exact_keep", "confirm_n", "top_k")
         for wide, narrow in itertools.pairwise(funnel):
             if getattr(self, narrow) > getattr(self, wide):
@@ -310,9 +335,10 @@ class Score:
 
     methods: tuple[str, ...] = ("igds",)
     """Methods: igds, igds-random, cosine, cosine-best, length, prompt-length, random."""
-    aggregate: Literal["auto", "raw", "folded"] = "auto"
-    """Sum over task features of raw activations (the paper) or of activations times decoder
-    norm; auto is raw for one feature, folded for more."""
+    aggregate: Literal["auto", "raw", "folded", "zscore", "delta_weighted"] = "auto"
+    """Sum over task features of raw activations (the paper), of activations times decoder norm, of
+    z scores over the prior prompts, or of z scores weighted by S2 delta; auto is raw for one
+    feature, folded for more. One feature ranks alike by all of them."""
 
     def __post_init__(self) -> None:
         """Refuse no method, an unknown one, and one named twice."""

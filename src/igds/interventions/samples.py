@@ -78,6 +78,39 @@ def exact_samples(
     return pa.Table.from_pylist(rows, schema=SAMPLES)
 
 
+def control_samples(
+    model: PreTrainedModel,
+    sae: FeatureEncoder,
+    feature: FeatureId,
+    examples: Sequence[Example],
+    vectors: Float[Tensor, "controls d_model"],
+    *,
+    batch_tokens: int,
+) -> pa.Table:
+    """Return row_id and `delta`, one row an example: the delta under each control, in order.
+
+    Args:
+        model: a causal model in eval mode.
+        sae: that of the feature's block.
+        feature: whose activation scales the vectors.
+        examples: where; their responses are teacher-forced.
+        vectors: what is added for an activation of 1.
+        batch_tokens: tokens a branch batch.
+    """
+    rows = []
+    for example in examples:
+        prefix = run_prefix(model, example.prompt_ids, [feature.layer])
+        state = prefix.states[feature.layer].cpu()
+        activation = float(sae.encode_columns(state[None], [feature.index])[0, 0])
+        by_token = _deltas(
+            model, prefix, feature.layer, activation * vectors, example.response_ids, batch_tokens
+        )
+        rows.append({"row_id": example.row_id, "delta": by_token.mean(1).tolist()})
+    return pa.Table.from_pylist(
+        rows, schema=pa.schema({"row_id": pa.string(), "delta": pa.list_(pa.float64())})
+    )
+
+
 def _deltas(
     model: PreTrainedModel,
     prefix: Prefix,

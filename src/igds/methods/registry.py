@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from igds.data.seeds import seeded_bits
 from igds.features import FeatureId
 from igds.methods import dense, resonance, simple
+from igds.methods.aggregate import aggregate
 from igds.methods.base import MethodSpec, RowScorer
 from igds.saes.load import SAESpec, open_sae
 
@@ -33,8 +34,10 @@ class Ingredients:
     """Block -> SAE, on disk."""
     residuals: Path
     """The recall stage's folder of residuals."""
+    deltas: Mapping[FeatureId, float]
+    """Task feature -> its delta on S2."""
     aggregate: str
-    """auto, raw or folded."""
+    """How several features become one pool score; see `igds.methods.aggregate`."""
     seed: int
     """The run's seed."""
 
@@ -76,15 +79,6 @@ def random_features(given: Ingredients) -> tuple[FeatureId, ...]:
     return tuple(drawn)
 
 
-def feature_weights(features: Sequence[FeatureId], given: Ingredients) -> dict[str, float]:
-    """Return each feature's weight in the pool score: 1 (raw, eq. 6) or its decoder norm."""
-    raw = given.aggregate == "raw" or (given.aggregate == "auto" and len(features) == 1)
-    if raw:
-        return {str(feature): 1.0 for feature in features}
-    rows = {f: open_sae(given.saes[f.layer]).decoder_rows([f.index]) for f in features}
-    return {str(feature): float(row.norm()) for feature, row in rows.items()}
-
-
 def needs_features(name: str) -> bool:
     """Return whether a method is made from the task features or their block."""
     return name in ("igds", "igds-random", "cosine")
@@ -99,8 +93,12 @@ def _resonance(name: str, features: Sequence[FeatureId], given: Ingredients) -> 
     layers = sorted({feature.layer for feature in features})
     saes = {str(layer): asdict(given.saes[layer]) for layer in layers}
     arguments: dict[str, Any] = {"saes": saes, "features": [str(feature) for feature in features]}
-    weights = feature_weights(features, given)
-    return MethodSpec(name=name, kind="resonance", weights=weights, arguments=arguments)
+    # A random feature stands in for the task feature of its rank, delta included.
+    deltas = [given.deltas[feature] for feature in given.features]
+    weights, offset = aggregate(given.aggregate, features, given.saes, given.residuals, deltas)
+    return MethodSpec(
+        name=name, kind="resonance", weights=weights, offset=offset, arguments=arguments
+    )
 
 
 def _cosine(name: str, layer: int, given: Ingredients) -> MethodSpec:

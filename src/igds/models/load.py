@@ -177,6 +177,15 @@ def load_causal(spec: ModelSpec) -> PreTrainedModel:
     return _load(AutoModelForCausalLM, spec, _config(Path(spec.path), spec.trust_remote_code))
 
 
+def empty_causal(spec: ModelSpec) -> PreTrainedModel:
+    """Return the whole model without weights, on the device `meta`: only its shapes are there."""
+    from transformers import AutoModelForCausalLM
+
+    config = _config(Path(spec.path), spec.trust_remote_code)
+    with quiet(), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
+
+
 def _load(auto: Any, spec: ModelSpec, config: PretrainedConfig) -> Any:
     """Return the model in eval mode with frozen weights, each of which came from the files."""
     with quiet():

@@ -22,14 +22,15 @@ from igds.stats.rank import spearman
 def read_pool_scores(folder: Path) -> Float[np.ndarray, " rows"]:
     """Return a method's pool score of each row in pool order, NaN where it has none.
 
-    The pool score is the weighted sum of the method's raw columns (eq. 6), the weights being
-    those of its `method.json`.
+    The pool score is the weighted sum of the method's raw columns (eq. 6) plus an offset, both
+    from its `method.json`.
     """
-    weights = json.loads((folder / "method.json").read_text())["weights"]
+    method = json.loads((folder / "method.json").read_text())
+    weights = method["weights"]
     shards = sorted(folder.glob("shard-*.parquet"))
     table = ds.dataset(shards).to_table(columns=list(weights))
     columns = {name: table[name].to_numpy() for name in weights}
-    total = np.zeros(len(table))
+    total = np.full(len(table), method["offset"])
     for name, weight in weights.items():
         total += weight * columns[name]
     return total

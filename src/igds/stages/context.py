@@ -119,9 +119,9 @@ class Context:
 
     @property
     def split_sizes(self) -> dict[str, int]:
-        """Return rows wanted for S1, S2 and S3; empty when nothing will be intervened on."""
+        """Return rows wanted for S1, S2 and S3; empty when no row is to be kept apart."""
         settings = self.config.intervene
-        if settings is None or not self.config.data.validation:
+        if settings is None or settings.mode == "paper" or not self.config.data.validation:
             return {}
         return {split: getattr(settings, name) for split, name in SPLITS.items()}
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from igds.config.identity import digest
 from igds.errors import WorkError
@@ -48,7 +49,8 @@ def _score(
 ) -> None:
     """Compute the shards that any of the methods lacks, and hand each method its own columns."""
     for method in methods:
-        facts = {"name": method.name, "kind": method.kind, "weights": method.weights}
+        keys = ("name", "kind", "weights", "offset")
+        facts = {key: getattr(method, key) for key in keys}
         stages[method.name].write_json("method.json", facts)
     shards = row_ranges(context.run.path / "index", plan["shard_rows"])
     names = [f"shard-{place:05d}.parquet" for place in range(len(shards))]
@@ -90,6 +92,9 @@ def _identity(context: Context, name: str) -> dict[str, Any]:
         assert context.config.score is not None
         parts["features"] = [str(feature) for feature in _required_features(context)]
         parts["aggregate"] = context.config.score.aggregate
+        if context.config.score.aggregate == "delta_weighted":
+            deltas = _deltas(context)
+            parts["deltas"] = [deltas[feature] for feature in context.task_features]
     if needs_model(name):
         parts["model"] = context.model_identity
         parts["inputs"] = context.input_identity("recall")
@@ -112,6 +117,20 @@ def _required_features(context: Context) -> tuple[FeatureId, ...]:
     return context.task_features
 
 
+def _deltas(context: Context) -> dict[FeatureId, float]:
+    """Return feature -> its delta on S2; in the paper mode that at the position which ranks."""
+    settings = context.config.intervene
+    assert settings is not None, "the pipeline runs only stages that have a section"
+    split = "all" if settings.mode == "paper" else "S2"
+    effects = pq.read_table(
+        context.run.path / "intervene" / "effects.parquet",
+        columns=["feature", "delta"],
+        filters=[("split", "==", split), ("position", "==", settings.position)],
+    )
+    names, deltas = (effects[column].to_pylist() for column in ("feature", "delta"))
+    return dict(zip(map(FeatureId.parse, names), deltas, strict=True))
+
+
 def _ingredients(context: Context, names: Sequence[str]) -> Ingredients:
     """Return what the methods are made from; SAEs only of the task features' blocks."""
     assert context.config.score is not None
@@ -120,6 +139,7 @@ def _ingredients(context: Context, names: Sequence[str]) -> Ingredients:
         features=features,
         saes=context.saes if any(map(needs_model, names)) else {},
         residuals=context.run.path / "recall" / "residuals",
+        deltas=_deltas(context) if features else {},
         aggregate=context.config.score.aggregate,
         seed=context.config.seed,
     )
