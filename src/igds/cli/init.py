@@ -16,6 +16,7 @@ from igds.errors import RequestError
 _COLUMNS = {
     "math": {"question": "question", "answer": "answer"},
     "summarization": {"dialogue": "dialogue", "summary": "summary"},
+    "translation": {"source": "source", "target": "target"},
 }
 
 
@@ -25,7 +26,7 @@ class Init:
 
     overridable: ClassVar[bool] = False
 
-    task: Positional[Literal["math", "summarization"]]
+    task: Positional[Literal["math", "summarization", "translation"]]
     """What the rows are for."""
     output: Path = Path("igds.yaml")
     """File to write."""

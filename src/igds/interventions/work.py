@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 
 from igds.features import FeatureId
+from igds.interventions.exact import check_branches
 from igds.interventions.examples import Example
 from igds.interventions.promoted import promoted_tokens
 from igds.interventions.samples import exact_samples
@@ -47,6 +48,7 @@ class InterventionWork:
         self._spec = ModelSpec(**model)
         self._model = load_causal(self._spec)
         check_head(self._model)
+        check_branches(self._model)
         self._saes = [load_sae(path, int(layer)) for layer, path in saes.items()]
         self._coefficient = coefficient
         self._batch_tokens = batch_tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -39,13 +40,13 @@ def edit(
 def _branch(vectors: Tensor, position: int, calls: list[int]) -> Callable[..., object]:
     """Return the hook that expands the row and adds the vectors."""
 
-    def hook(_block: nn.Module, _inputs: tuple, output: Tensor | tuple[Tensor, ...]) -> object:
+    def hook(_block: nn.Module, _inputs: tuple, output: Tensor | tuple[Any, ...]) -> object:
         hidden = block_output(output)
         if hidden.shape[0] != 1:
             raise ValueError(f"an edit branches from one row, not from {hidden.shape[0]}")
         calls.append(position)
         branched = hidden.repeat(1 + len(vectors), 1, 1)
-        branched[1:, position] += vectors.to(hidden.dtype)
+        branched[1:, position] += vectors.to(hidden)
         return (branched, *output[1:]) if isinstance(output, tuple) else branched
 
     return hook

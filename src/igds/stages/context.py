@@ -157,7 +157,7 @@ class Context:
             "batch_tokens": runtime.batch_tokens,
             "shard_rows": runtime.shard_rows,
             "threads": worker_threads(runtime),
-            "device": self.model.device.partition(":")[0],
+            "device": self.model.device_type,
         }
 
     def input_identity(self, *stages: str) -> dict[str, str]:
