@@ -93,7 +93,7 @@ def test_a_checkpoint_without_dtype_is_not_guessed(folder):
         load._dtype("auto", "cuda", load._config(folder, trust_remote_code=False))
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu:3", "cuda:99", ""])
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu:3", "cuda:99", "map", ""])
 def test_devices_that_are_not_there(folder, device):
     with pytest.raises(RequestError, match=r"runtime\.device"):
         resolve(folder, device)

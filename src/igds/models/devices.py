@@ -63,10 +63,10 @@ def place(model: Any, device: str) -> Any:
     if device != MAP:
         worker = int(os.environ.get("IGDS_WORKER", "0"))
         return model.to(worker_device(device, worker, torch.cuda.device_count()))
-    outside = sorted({str(part) for part in model.hf_device_map.values()} & {"cpu", "disk"})
-    if outside:
+    # What accelerate keeps in main memory or on disk has `meta` weights, or is on the cpu.
+    if any(weight.device.type != "cuda" for weight in model.parameters()):
         raise RequestError(
-            f"runtime.device: map: the GPUs cannot hold the model, a part of it is on "
-            f"{' and '.join(outside)}: take more or larger GPUs, or model.dtype: bfloat16"
+            "runtime.device: map: the GPUs of this machine cannot hold the model: take more or "
+            "larger ones, or model.dtype: bfloat16"
         )
     return model
