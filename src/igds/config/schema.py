@@ -294,7 +294,7 @@ class Runtime:
                 f"device must be auto, cpu, cuda, cuda:0, map or mps, not {self.device!r}"
             )
         if self.device == "map" and self.workers > 1:
-            raise ValueError("device: map is one model on all GPUs: set workers to 1")
+            raise ValueError("device map is one model on all GPUs: set workers to 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
