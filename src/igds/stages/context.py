@@ -72,7 +72,8 @@ class Context:
         name = self.config.model.train_id
         if name is None:
             return None
-        return resolve_model(Model(id=name, dtype="float32"), "cpu", self.base)
+        trained = Model(id=name, dtype=self.config.model.dtype)
+        return resolve_model(trained, self.config.runtime.device, self.base)
 
     @cached_property
     def model_identity(self) -> dict[str, Any]:

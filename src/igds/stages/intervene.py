@@ -19,6 +19,7 @@ from igds.interventions.steps import Steps
 from igds.interventions.work import WORK
 from igds.models.load import load_tokenizer
 from igds.stages.context import Context
+from igds.stages.transfer import measure_transfer
 from igds.tasks.base import MarksAnswer, Task
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ VERSION = 2
 
 
 def run(context: Context) -> None:
+    """Write `intervene/`, then `transfer/` when another model will be trained."""
+    _identify(context)
+    measure_transfer(context)
+
+
+def _identify(context: Context) -> None:
     """Write `intervene/`: plan, samples, effects, promoted tokens and the task features."""
     settings = context.config.intervene
     assert settings is not None, "the pipeline runs only stages that have a section"
