@@ -3,9 +3,11 @@
 And architectures that are refused, each with its reason.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
-from tests.helpers import MORE_FAMILIES, blocks_of, save_tiny, tiny_tokenizer
+from tests.helpers import FAMILIES, MORE_FAMILIES, blocks_of, save_tiny, tiny_tokenizer
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from igds.config import schema
@@ -165,3 +167,11 @@ def test_models_that_are_read_but_not_edited(family, settings, message, tmp_path
         assert torch.equal(read[0][place], states[1][0, -1])
     with pytest.raises(RequestError, match=message):
         check_branches(load_causal(resolve(tmp_path)))
+
+
+def test_the_page_lists_what_is_tested():
+    lines = (Path(__file__).parents[2] / "docs" / "models.md").read_text().splitlines()
+    for start, families in (("| in depth |", FAMILIES), ("| once each |", MORE_FAMILIES)):
+        (line,) = [line for line in lines if line.startswith(start)]
+        listed = [name.split()[0] for name in line.strip("| ").split("|")[1].split(",")]
+        assert listed == list(families)

@@ -1,16 +1,21 @@
 """The task features in the model that will be trained, against plain forwards and counts."""
 
 import json
+from dataclasses import asdict, replace
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from tests.helpers import tiny_config, tiny_model, tiny_tokenizer
-from tests.tiny_project import run, sums
+from tests.tiny_project import run
 from transformers import AutoModelForCausalLM
 
+from igds.config import schema
 from igds.features import FeatureId
-from igds.reading.transfer import TRANSFER
+from igds.models.load import ModelShape, resolve_model
+from igds.reading.transfer import TRANSFER, TransferWork, obstacle, transfer_table
+from igds.reading.work import row_ranges
 from igds.saes.load import load_sae
 
 FAST = ("--intervene.top-k", "2")
@@ -72,51 +77,12 @@ def test_transfer_equals_plain_counts(project, trained):
     assert "Specificity in the model to be trained" in page
     first = table.to_pylist()[0]
     assert f"{100 * first['frequency']:.1f} %" in page
-    # It is another model, so that the numbers are others.
-    ours = {row["feature"]: row["frequency"] for row in done.features.to_pylist()}
-    assert any(ours[r["feature"]] != r["frequency"] for r in table.to_pylist())
-
-
-def test_the_same_model_gives_what_recall_found(project):
-    save_model(project / "trained", AutoModelForCausalLM.from_pretrained(project / "model"), bos=True)
-    done = run(project, "--model.train-id", "trained", until="intervene")
-    (row,) = pq.read_table(done.folder.path / "transfer" / "features.parquet").to_pylist()
-    found = {one["feature"]: one for one in done.features.to_pylist()}[row["feature"]]
-    for name in ("frequency", "control_frequency", "specificity", "specificity_high"):
-        assert row[name] == pytest.approx(found[name])
-
-
-def test_another_train_model_redoes_transfer_alone(project, trained):
-    first = run(project, "--model.train-id", "trained", until="intervene").folder.path
-    times = {name: (first / name / "stage.json").stat().st_mtime_ns for name in ("intervene",)}
-    before = pq.read_table(first / "transfer" / "features.parquet")
-    stamp = (first / "transfer" / "stage.json").stat().st_mtime_ns
-    run(project, "--model.train-id", "trained", until="intervene")
-    assert (first / "transfer" / "stage.json").stat().st_mtime_ns == stamp
+    # Another model to train: transfer is measured again, and nothing else.
+    stamp = (folder / "intervene" / "stage.json").stat().st_mtime_ns
     save_model(project / "other", tiny_model(seed=2), bos=False)
-    run(project, "--model.train-id", "other", until="intervene")
-    after = pq.read_table(first / "transfer" / "features.parquet")
-    assert not after.equals(before)
-    assert (first / "intervene" / "stage.json").stat().st_mtime_ns == times["intervene"]
-
-
-def test_a_model_of_another_shape_cannot_be_measured(project):
-    torch.manual_seed(0)
-    config = tiny_config("llama")
-    config.num_hidden_layers = 3
-    model = AutoModelForCausalLM.from_config(config)
-    save_model(project / "trained", model, bos=True)
-    done = run(project, "--model.train-id", "trained")
-    folder = done.folder.path / "transfer"
-    assert not (folder / "features.parquet").exists()
-    reason = json.loads((folder / "summary.json").read_text())["reason"]
-    assert reason == "it has 3 blocks, the model in which the features were found 4"
-    assert reason in done.report.read_text()
-
-
-def test_without_a_train_model_nothing_is_written(finished):
-    assert not (finished / "runs" / "tiny" / "transfer").exists()
-    assert "model to be trained" not in (finished / "runs/tiny/report/index.html").read_text()
+    run(project, "--model.train-id", "other", *FAST, until="intervene")
+    assert not pq.read_table(folder / "transfer" / "features.parquet").equals(table)
+    assert (folder / "intervene" / "stage.json").stat().st_mtime_ns == stamp
 
 
 def test_prompts_over_the_train_models_context_are_left_out(project):
@@ -124,8 +90,33 @@ def test_prompts_over_the_train_models_context_are_left_out(project):
     config = tiny_config("llama")
     config.max_position_embeddings = 30
     save_model(project / "trained", AutoModelForCausalLM.from_config(config), bos=False)
-    done = run(project, "--model.train-id", "trained", until="intervene")
-    (row,) = pq.read_table(done.folder.path / "transfer" / "features.parquet").to_pylist()
-    lengths = [len(f"{r['question']}\nSum:") for r in sums(20, 0)]
-    assert row["prompts"] == sum(length <= 30 for length in lengths)
-    assert 0 < row["prompts"] < 20
+    folder = run(project, until="index").folder.path / "index" / "prior"
+    spec = resolve_model(schema.Model(id=str(project / "trained")), "cpu", project)
+    saes = {"1": str(project / "saes" / "L1")}
+    work = TransferWork(
+        model=asdict(spec), features=["L1/0", "L1/5"], saes=saes, batch_tokens=64, threads=1
+    )
+    (shard,) = row_ranges(folder, 100)
+    table = work(shard)
+    assert table.column_names == ["row_id", "L1/0", "L1/5"]
+    fits = [row["row_id"] for row in pq.read_table(folder).to_pylist() if len(row["prompt"]) <= 30]
+    assert table["row_id"].to_pylist() == fits
+    assert 0 < len(fits) < 20
+
+
+def test_models_of_another_shape_cannot_be_measured():
+    shape = ModelShape(n_blocks=4, d_model=32, context=128, vocab=259)
+    assert obstacle(shape, replace(shape, context=30, vocab=9)) is None
+    assert obstacle(shape, replace(shape, n_blocks=3)) == (
+        "it has 3 blocks, the model in which the features were found 4"
+    )
+    assert obstacle(shape, replace(shape, d_model=64)) == (
+        "its residual stream is 64 wide, that of the model in which the features were found 32"
+    )
+
+
+def test_without_controls_there_is_no_specificity():
+    columns = [pa.table({"L1/0": pa.array(values, pa.float32())}) for values in ([1, 0], [2], [])]
+    (row,) = transfer_table(["L1/0"], *columns).to_pylist()
+    assert (row["frequency"], row["prompts"]) == (0.5, 2)
+    assert row["control_frequency"] is row["specificity"] is row["specificity_low"] is None

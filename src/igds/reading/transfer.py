@@ -36,7 +36,7 @@ TRANSFER = pa.schema(
 
 
 class TransferWork:
-    """Activations at t* of features on one range of an index, by another model and its tokenizer."""
+    """Activations of features at t* of one range of an index, by another model and tokenizer."""
 
     def __init__(
         self,
@@ -83,10 +83,11 @@ class TransferWork:
 
 def obstacle(identified: ModelShape, trained: ModelShape) -> str | None:
     """Return why an SAE of one model cannot be applied to the other, None when it can."""
-    for name, words in (("n_blocks", "blocks"), ("d_model", "wide residual stream")):
-        one, other = getattr(identified, name), getattr(trained, name)
-        if one != other:
-            return f"it has {other} {words}, the model in which the features were found {one}"
+    here = "the model in which the features were found"
+    if trained.n_blocks != identified.n_blocks:
+        return f"it has {trained.n_blocks} blocks, {here} {identified.n_blocks}"
+    if trained.d_model != identified.d_model:
+        return f"its residual stream is {trained.d_model} wide, that of {here} {identified.d_model}"
     return None
 
 
