@@ -42,8 +42,8 @@ class Model:
     dtype: DType = "auto"
     """Weights and residual stream; auto is float32 on CPU, the checkpoint's dtype on GPU."""
     train_id: str | None = None
-    """Model that will be fine-tuned, when it differs: its tokenizer counts `tokens` budgets, and the
-    task features are measured in it too."""
+    """Model that will be fine-tuned, when it differs: its tokenizer counts `tokens` budgets, and
+    the task features are measured in it too."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
 
