@@ -94,7 +94,7 @@ def build_project(folder: Path) -> Path:
 def run(project: Path, *overrides: str, **options: Any) -> Run:
     """Run the project's configuration with overrides."""
     file = load_config(project / "igds.yaml", list(overrides))
-    return igds.run(file, progress=SilentProgress(), **options)
+    return igds.run(file, **{"progress": SilentProgress(), **options})
 
 
 def computed_files(folder: Path) -> dict[str, str]:

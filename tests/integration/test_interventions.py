@@ -73,7 +73,11 @@ def test_planted_deltas():
 def test_planted_labels_by_the_public_function():
     tokenizer = tiny_tokenizer(bos=False)
     prompts, responses = planted_rows(40)
-    texts = [tokenizer.decode(ids) for ids in prompts], [tokenizer.decode(i) for i in responses]
+    # A response that begins with a letter may only follow white space.
+    texts = (
+        [tokenizer.decode(ids) + "\n" for ids in prompts],
+        [tokenizer.decode(ids) for ids in responses],
+    )
     effects = intervene(planted_model(), tokenizer, [planted_sae()], FEATURES, *texts)
     labels = dict(zip(effects["feature"].to_pylist(), effects["label"].to_pylist(), strict=True))
     assert labels["L1/0"] == "helpful"

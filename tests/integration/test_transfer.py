@@ -94,7 +94,12 @@ def test_prompts_over_the_train_models_context_are_left_out(project):
     spec = resolve_model(schema.Model(id=str(project / "trained")), "cpu", project)
     saes = {"1": str(project / "saes" / "L1")}
     work = TransferWork(
-        model=asdict(spec), features=["L1/0", "L1/5"], saes=saes, batch_tokens=64, threads=1
+        model=asdict(spec),
+        features=["L1/0", "L1/5"],
+        saes=saes,
+        chat=False,
+        batch_tokens=64,
+        threads=1,
     )
     (shard,) = row_ranges(folder, 100)
     table = work(shard)

@@ -286,3 +286,18 @@ def test_row_ids_against_a_plain_dictionary() -> None:
         suffix = "" if seen[digest] == 1 else f"-{seen[digest]}"
         assert ids.take(digest, None, "") == digest + suffix
     assert ids.duplicates == 2 * len(digests)
+
+
+def test_a_mapped_column_that_no_row_has(tmp_path: Path) -> None:
+    named = write(tmp_path, "a.jsonl", [{"q": "x", "answer": 1}, {"q": "y", "note": 2}])
+    source = Source(path=named.path, columns={"a": "anser"})
+    with pytest.raises(RequestError, match="no row of a.jsonl has the column anser .* q, answer"):
+        build(tmp_path, source)
+
+
+def test_a_mapped_column_may_be_empty_or_come_late(tmp_path: Path) -> None:
+    empty = write(tmp_path, "a.jsonl", [{"q": "x", "answer": None}])
+    late = write(tmp_path, "b.jsonl", [{"q": "y"}, {"q": "z", "answer": 1}])
+    columns = {"a": "answer"}
+    build(tmp_path, *(Source(path=source.path, columns=columns) for source in (empty, late)))
+    assert [row["response"] for row in rows_of(tmp_path)] == [None, None, " 1"]

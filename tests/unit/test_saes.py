@@ -99,12 +99,16 @@ def test_streamed_topk_equals_all_over_several_blocks() -> None:
     torch.testing.assert_close(sae.encode_columns(x, columns), acts[:, columns])
 
 
-def test_decode_rows_and_norms() -> None:
+def test_decode_and_decoder_rows() -> None:
     sae = planted("relu", b_dec=torch.tensor([0.5, 0.0]))
     acts = torch.tensor([[1.0, 0, 0, 2]])
     assert torch.equal(sae.decode(acts), torch.tensor([[3.5, 2.0]]))
     assert torch.equal(sae.decoder_rows([3, 1]), torch.tensor([[1.0, 1.0], [-1.0, 0.0]]))
-    torch.testing.assert_close(sae.decoder_norms(), torch.tensor([1.0, 1.0, 1.0, 2**0.5]))
+
+
+def test_an_sae_prints_in_one_line() -> None:
+    assert repr(planted("topk", k=2, layer=9)) == "SAE(L9, topk k=2, 2 -> 4, planted)"
+    assert str(planted("relu")) == "SAE(L3, relu, 2 -> 4, planted)"
 
 
 def test_half_precision_input_is_encoded_in_float32() -> None:

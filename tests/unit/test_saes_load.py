@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from igds.config import schema
 from igds.errors import RequestError
 from igds.saes.formats.saelens import CONFIG, WEIGHTS, read_saelens, write_saelens
-from igds.saes.load import load_sae, load_saes, locate_saes, sae_revision
+from igds.saes.load import load_sae, locate_saes, sae_revision
 from igds.saes.sae import SAE
 
 D_IN, D_SAE = 6, 10
@@ -113,7 +113,7 @@ def test_decoder_norm_rescaling_is_folded(tmp_path: Path) -> None:
     write_saelens(sae, tmp_path)
     edit_config(tmp_path, rescale_acts_by_decoder_norm=True)
     x = torch.randn(20, D_IN)
-    norms = sae.decoder_norms()
+    norms = sae.W_dec.norm(dim=1)
     pre = ((x - sae.b_dec) @ sae.W_enc + sae.b_enc) * norms
     top = pre.topk(3, dim=1)
     expected = torch.zeros_like(pre).scatter(1, top.indices, top.values.relu())
@@ -178,9 +178,10 @@ def test_another_layer_than_asked_for(folder: Path) -> None:
 def test_saes_of_a_run_in_block_order(tmp_path: Path) -> None:
     for layer in (3, 1):
         write_saelens(random_sae(layer=layer), tmp_path / f"L{layer}")
-    configs = (schema.SAE(path="L3", release="mine"), schema.SAE(path="L1", layer=1))
-    assert list(locate_saes(configs, tmp_path, D_IN, 4)) == [1, 3]
-    assert [sae.release for sae in load_saes(configs, tmp_path, D_IN, 4)] == ["L1", "mine"]
+    configs = (schema.SAE(path="L3"), schema.SAE(path="L1", layer=1))
+    found = locate_saes(configs, tmp_path, D_IN, 4)
+    assert list(found.items()) == [(1, str(tmp_path / "L1")), (3, str(tmp_path / "L3"))]
+    assert (load_sae(found[3]).release, load_sae(found[3], 3, "mine").release) == ("L3", "mine")
 
 
 @pytest.mark.parametrize(
@@ -203,5 +204,9 @@ def test_saes_that_do_not_fit_the_model(
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="has no cfg.json: igds reads SAELens folders"):
-        locate_saes([schema.SAE(path="nowhere")], tmp_path, D_IN, 4)
+    configs = [schema.SAE(path="here"), schema.SAE(path="nowhere")]
+    write_saelens(random_sae(), tmp_path / "here")
+    with pytest.raises(RequestError, match=r"saes\.1\.path: there is no folder .*/nowhere"):
+        locate_saes(configs, tmp_path, D_IN, 4)
+    with pytest.raises(RequestError, match=r"there is no folder .*/nowhere"):
+        load_sae(tmp_path / "nowhere")

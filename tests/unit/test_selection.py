@@ -8,12 +8,21 @@ import pytest
 
 from igds.config.schema import Budget, Select
 from igds.errors import RequestError
+from igds.rows import content_hash
 from igds.selection.budgets import choose, rows_to_keep
 from igds.selection.showcase import showcase
-from igds.selection.tables import selection_summary, selection_table, tie_breaks, unique_mask
+from igds.selection.tables import (
+    prompt_numbers,
+    selection_summary,
+    selection_table,
+    tie_breaks,
+    unique_mask,
+)
 
 
-def pick(scores, budget, *, tie=None, duplicate=None, tokens=None, n_ok=None):
+def pick(
+    scores, budget, *, tie=None, duplicate=None, tokens=None, n_ok=None, prompt=None, per_prompt=1
+):
     scores = np.asarray(scores, dtype=np.float64)
     n = len(scores)
     return choose(
@@ -25,6 +34,8 @@ def pick(scores, budget, *, tie=None, duplicate=None, tokens=None, n_ok=None):
         n_tokens=np.full(n, 10) if tokens is None else np.asarray(tokens),
         n_ok=n if n_ok is None else n_ok,
         budget=budget,
+        prompt=None if prompt is None else np.asarray(prompt),
+        per_prompt=per_prompt,
     )
 
 
@@ -95,6 +106,73 @@ def test_rows_without_a_score_and_duplicates_are_left_out():
     assert result.rank[1] == 0
 
 
+@pytest.mark.parametrize(
+    ("per_prompt", "selected", "reasons"),
+    [
+        (1, [1, 0, 0, 1, 1], ["top", "per_prompt", "per_prompt", "top", "top"]),
+        (2, [1, 0, 1, 1, 0], ["top", "per_prompt", "top", "top", "budget"]),
+        (3, [1, 1, 1, 0, 0], ["top", "top", "top", "budget", "budget"]),
+    ],
+)
+def test_of_one_prompt_the_first_in_rank_order_may_be_chosen(per_prompt, selected, reasons):
+    scores, prompt = [9.0, 7.0, 8.0, 5.0, 4.0], [7, 7, 7, 3, 5]
+    result = pick(scores, Budget(rows=3), prompt=prompt, per_prompt=per_prompt)
+    assert result.selected.tolist() == selected
+    assert result.reason == reasons
+    assert result.rank.tolist() == [1, 3, 2, 4, 5]  # ranks are of all scored rows
+
+
+def test_responses_of_one_prompt_with_one_score_are_taken_by_the_tie_break():
+    result = pick([1.0] * 4, Budget(rows=2), tie=[4, 3, 2, 1], prompt=[0, 0, 1, 1])
+    assert result.selected.tolist() == [False, True, False, True]
+    # The same rows in another order: the same rows are chosen.
+    turned = pick([1.0] * 4, Budget(rows=2), tie=[1, 2, 3, 4], prompt=[1, 1, 0, 0])
+    assert turned.selected.tolist() == [True, False, True, False]
+
+
+def test_a_limit_that_no_prompt_reaches_changes_nothing():
+    draw = np.random.default_rng(0)
+    scores, tie = draw.integers(0, 9, 50).astype(float), draw.permutation(50)
+    plain = pick(scores, Budget(rows=20), tie=tie)
+    for prompt, k in ((np.arange(50), 1), (draw.integers(0, 5, 50), 50)):
+        limited = pick(scores, Budget(rows=20), tie=tie, prompt=prompt, per_prompt=k)
+        assert limited.selected.tolist() == plain.selected.tolist()
+        assert limited.reason == plain.reason
+
+
+def test_the_limit_holds_whatever_the_order_of_rows():
+    draw = np.random.default_rng(1)
+    scores, tie = draw.integers(0, 4, 60).astype(float), draw.permutation(60)
+    prompt = draw.integers(0, 12, 60)
+    result = pick(scores, Budget(rows=15), tie=tie, prompt=prompt, per_prompt=2)
+    assert max(np.bincount(prompt[result.selected])) == 2
+    turn = draw.permutation(60)
+    other = pick(scores[turn], Budget(rows=15), tie=tie[turn], prompt=prompt[turn], per_prompt=2)
+    assert other.selected.tolist() == result.selected[turn].tolist()
+
+
+def test_duplicates_do_not_use_up_their_prompt_s_rows():
+    limited = {"prompt": [1, 1, 1], "per_prompt": 2}
+    result = pick([3.0, 3.0, 2.0], Budget(rows=2), duplicate=[0, 1, 0], **limited)
+    assert result.reason == ["top", "duplicate", "top"]
+
+
+def test_a_ratio_is_of_ok_rows_whatever_their_prompts():
+    limited = {"prompt": [0, 0, 0, 1], "per_prompt": 1}
+    assert pick([4.0, 3.0, 2.0, 1.0], Budget(ratio=Decimal("0.5")), **limited).selected.sum() == 2
+    with pytest.raises(RequestError, match="3 rows, but only 2 .* 0 of those are dup.* 2 more"):
+        pick([4.0, 3.0, 2.0, 1.0], Budget(ratio=Decimal("0.75")), **limited)
+
+
+def test_equal_prompts_get_one_number():
+    one, two = "1" * 32, "2" * 32
+    column = pa.chunked_array([[two, one, None], [one, None, two]])
+    numbers = prompt_numbers(pa.table({"prompt_hash": column}).slice(1))
+    assert len(numbers) == 5
+    assert numbers[0] == numbers[2] and numbers[1] == numbers[3]
+    assert len(set(numbers.tolist())) == 3
+
+
 def test_tie_breaks_follow_seed_and_id_alone():
     ids = pa.chunked_array([["a", "b", "c"]])
     assert tie_breaks(ids, 1).tolist() == tie_breaks(ids, 1).tolist()
@@ -104,7 +182,9 @@ def test_tie_breaks_follow_seed_and_id_alone():
 
 
 def test_of_equal_rows_the_first_is_unique():
-    rows = pa.table({"content_hash": ["x", "y", "x", "z", "y"]})
+    hashes = pa.array([content_hash(text) for text in (b"w", b"x", b"y", b"x", b"z", b"y")])
+    # a column in chunks, the first of which is a part of a longer one
+    rows = pa.table({"content_hash": pa.chunked_array([hashes[1:3], hashes[3:]])})
     assert unique_mask(rows, "row").tolist() == [True, True, False, True, False]
     assert unique_mask(rows, "none").all()
 

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from tyro.conf import Positional
 
+from igds.cli.command import print_doubt
 from igds.errors import RequestError
 
 
@@ -43,6 +44,4 @@ class Export:
         selected = RunFolder(self.run).table("select/selection.parquet")["selected"].to_numpy()
         write_selected(self.output, self.run / "index", selected)
         print(f"{self.output}: {selected.sum()} rows")
-        outcome = RunFolder(self.run).manifest().get("outcome")
-        if outcome == "UNCONFIRMED":
-            print("UNCONFIRMED: no feature behind this selection has passed a family-wise test")
+        print_doubt(self.run)

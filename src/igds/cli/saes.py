@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from igds.cli.command import print_table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Saes:
-    """Train sparse autoencoders on blocks of a model: igds saes train CONFIG."""
+    """Train sparse autoencoders on blocks of a model: igds saes train CONFIG.
+
+    Any setting can follow the config, as --l0 64 or --sources.0.tokens 100000; docs/saes.md lists
+    them all.
+    """
 
     overridable: ClassVar[bool] = True
 
     action: Positional[Literal["train"]]
     """What to do."""
-    config: Positional[Path]
+    config: Annotated[Positional[Path], arg(metavar="CONFIG")]
     """YAML file that says which blocks, on which text."""
 
     def execute(self, overrides: Sequence[str]) -> None:

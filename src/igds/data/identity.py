@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igds.config.schema import Source
+from igds.data.chat import ChatTemplate
 from igds.data.files import find_files
 from igds.data.templates import Template
 from igds.data.tokens import added_tokens
@@ -24,6 +25,7 @@ def source_identity(source: Source, base: Path) -> dict[str, Any]:
     """
     return {
         "columns": dict(source.columns),
+        "messages": source.messages,
         "limit": source.limit,
         "id_column": source.id_column,
         "files": [
@@ -38,10 +40,12 @@ def source_identity(source: Source, base: Path) -> dict[str, Any]:
     }
 
 
-def rendering_hash(template: Template, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the sha256 of the template and of the special tokens that the tokenizer adds."""
-    text = json.dumps([template.text, added_tokens(tokenizer)])
-    return hashlib.sha256(text.encode()).hexdigest()
+def rendering_hash(
+    template: Template, tokenizer: PreTrainedTokenizerBase, chat: ChatTemplate | None = None
+) -> str:
+    """Return the sha256 of the template, the tokens that the tokenizer adds, and the chat."""
+    parts = [template.text, added_tokens(tokenizer), chat.identity if chat else None]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

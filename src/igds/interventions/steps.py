@@ -18,8 +18,10 @@ from igds.runs.stage import Stage
 FOLDER = "shards"
 
 
-RunShards = Callable[[Sequence[Mapping[str, Any]], Callable[[int, pa.Table], None], str], None]
-"""(shards, on_result(place, table), label): runs shards on the run's executor."""
+RunShards = Callable[
+    [Sequence[Mapping[str, Any]], Callable[[int, pa.Table], None], str, Sequence[int]], None
+]
+"""(shards, on_result(place, table), label, prompts of each): runs shards on the run's executor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,5 +67,7 @@ class Steps:
             [shards[place] for place in missing],
             lambda place, table: self.stage.write_table(names[missing[place]], table),
             label,
+            # The one shard without examples is that of the promoted tokens.
+            [len(shards[place].get("examples", "1")) for place in missing],
         )
         return pa.concat_tables([pq.read_table(self.stage.path / name) for name in names])

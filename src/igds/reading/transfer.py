@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from igds.data.tokens import encode_prompts
+from igds.data.tokens import encode_chat_prompts, encode_prompts
 from igds.features import FeatureId
 from igds.models.load import ModelShape, ModelSpec, describe, load_blocks, load_tokenizer
 from igds.reading.activations import read_activations
@@ -44,6 +44,7 @@ class TransferWork:
         model: Mapping[str, Any],
         features: Sequence[str],
         saes: Mapping[str, str],
+        chat: bool,
         batch_tokens: int,
         threads: int,
     ) -> None:
@@ -53,6 +54,7 @@ class TransferWork:
             model: fields of its `ModelSpec`.
             features: names as `L14/11575`.
             saes: block, as text, -> folder of its SAE.
+            chat: whether the prompts are in a chat template, which brings its own BOS.
             batch_tokens: padded tokens a forward batch.
             threads: CPU threads of this worker.
         """
@@ -63,6 +65,7 @@ class TransferWork:
         self._saes = [load_sae(saes[str(layer)], layer) for layer in self._layers]
         self._context = describe(spec).context
         self._tokenizer = load_tokenizer(spec)
+        self._encode = encode_chat_prompts if chat else encode_prompts
         self._model = load_blocks(spec, self._layers[-1] + 1)
         self._batch_tokens = batch_tokens
         self._rows = IndexRows(["row_id", "status", "prompt"])
@@ -71,7 +74,7 @@ class TransferWork:
         """Return row_id and one column a feature, of ok rows that fit the model's context."""
         rows = self._rows.read(shard["file"], shard["start"], shard["stop"])
         rows = rows.filter(pc.equal(rows["status"], "ok"))
-        ids = encode_prompts(self._tokenizer, rows["prompt"].to_pylist())
+        ids = self._encode(self._tokenizer, rows["prompt"].to_pylist())
         fits = [len(one) <= self._context for one in ids]
         rows = rows.filter(pa.array(fits, pa.bool_()))
         ids = [one for one, fit in zip(ids, fits, strict=True) if fit]

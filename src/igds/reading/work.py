@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from igds.data.tokens import encode_prompts
 from igds.features import FeatureId
 from igds.models.load import ModelSpec, load_blocks, load_tokenizer
 from igds.reading.activations import token_activations
@@ -117,10 +116,9 @@ class TokenWork:
     def __call__(self, shard: Mapping[str, Any]) -> pa.Table:
         """Return row_id, group, feature, tokens and activations: a row a prompt and feature."""
         rows = []
-        for row_id, group, prompt in zip(
-            shard["row_id"], shard["group"], shard["prompt"], strict=True
+        for row_id, group, ids in zip(
+            shard["row_id"], shard["group"], shard["prompt_ids"], strict=True
         ):
-            (ids,) = encode_prompts(self._tokenizer, [prompt])
             acts = token_activations(self._model, self._saes, self._features, ids)
             tokens = [self._tokenizer.decode([token]) for token in ids]
             rows += [
@@ -145,6 +143,11 @@ def as_matrix(column: pa.ChunkedArray) -> np.ndarray:
     """Return an Arrow column of fixed-size lists as a float32 matrix [rows, d_model]."""
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(len(column), -1)
+
+
+def n_rows(shard: Mapping[str, Any]) -> int:
+    """Return the rows of one of the `row_ranges`."""
+    return shard["stop"] - shard["start"]
 
 
 def row_ranges(folder: Path, shard_rows: int) -> list[dict[str, Any]]:

@@ -29,8 +29,9 @@ def locate_saes(
     if not configs:
         raise RequestError("saes is empty: name at least one SAE")
     found: dict[int, str] = {}
-    for config in configs:
+    for place, config in enumerate(configs):
         folder = (base / Path(config.path).expanduser()).resolve()
+        _check_folder(folder, f"saes.{place}.path: ")
         settings = read_config(folder)
         layer = hook_layer(folder, settings)
         if config.layer not in (None, layer):
@@ -54,21 +55,16 @@ def load_sae(path: str | Path, layer: int | None = None, release: str | None = N
     """Return the SAE of a folder in canonical float32 form.
 
     Raises:
-        RequestError: a file or weight is missing, not supported, or not finite, or the SAE reads
-            another block than `layer`.
+        RequestError: the folder, a file or a weight is missing, not supported, or not finite, or
+            the SAE reads another block than `layer`.
     """
+    _check_folder(Path(path))
     return read_saelens(Path(path), layer, release)
 
 
-def load_saes(configs: Sequence[schema.SAE], base: Path, d_model: int, n_blocks: int) -> list[SAE]:
-    """Return the SAEs of the configuration in block order, checked against the model.
-
-    Raises:
-        RequestError: as `locate_saes` and `load_sae`.
-    """
-    paths = locate_saes(configs, base, d_model, n_blocks)
-    releases = {(base / Path(one.path).expanduser()).resolve(): one.release for one in configs}
-    return [load_sae(path, layer, releases[Path(path)]) for layer, path in paths.items()]
+def _check_folder(folder: Path, setting: str = "") -> None:
+    if not folder.is_dir():
+        raise RequestError(f"{setting}there is no folder {folder}")
 
 
 def sae_revision(path: str | Path) -> str:

@@ -64,6 +64,11 @@ class SAE:
         if self.activation == "topk" and not 1 <= (self.k or 0) <= self.d_sae:
             raise ValueError(f"{self.release}: k should be 1 to {self.d_sae}, not {self.k}")
 
+    def __repr__(self) -> str:
+        """Return block, activation, sizes and release: `SAE(L9, topk k=32, 576 -> 4096, mine)`."""
+        kind = f"{self.activation} k={self.k}" if self.k else self.activation
+        return f"SAE(L{self.layer}, {kind}, {self.d_in} -> {self.d_sae}, {self.release})"
+
     @property
     def d_in(self) -> int:
         """Return the width of the residual stream that is read."""
@@ -132,10 +137,6 @@ class SAE:
         """Return the directions that the named features write."""
         return self.W_dec[torch.as_tensor(indices, dtype=torch.long)]
 
-    def decoder_norms(self) -> Float[Tensor, " d_sae"]:
-        """Return the length of each feature's direction."""
-        return self.W_dec.norm(dim=1)
-
     def _centred(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
         """Return the encoder's input in float32."""
         return x.float() - self.b_dec if self.apply_b_dec_to_input else x.float()
@@ -159,6 +160,18 @@ class SAE:
         if unsure.any():
             acts[unsure] = self.encode(x[unsure])[:, columns]
         return acts
+
+
+def check_saes(saes: object) -> None:
+    """Refuse what is no list of SAEs.
+
+    Raises:
+        ValueError: it is one SAE, or it is empty.
+    """
+    if isinstance(saes, SAE):
+        raise ValueError("saes is one SAE: give a list, [sae]")
+    if not saes:
+        raise ValueError("saes is empty: give at least one SAE")
 
 
 def _largest(pre: Float[Tensor, "n d_sae"], k: int) -> Bool[Tensor, "n d_sae"]:

@@ -54,8 +54,10 @@ class Context:
 
     @cached_property
     def template(self) -> Template:
-        """Return the template of every task prompt."""
-        return parse_template(self.config.prompts.template or self.task.template)
+        """Return the template of every task prompt; in a run with chat rows, plain `{text}`."""
+        prompts = self.config.prompts
+        default = "{text}" if self.config.data.has_chat else self.task.template
+        return parse_template(prompts.template or default, user_turn=prompts.chat_template)
 
     @cached_property
     def model(self) -> ModelSpec:
@@ -107,13 +109,19 @@ class Context:
         return {f"L{layer}": sae_revision(path) for layer, path in self.sae_paths.items()}
 
     @property
+    def data_identity(self) -> dict[str, Any] | None:
+        """Return set -> what its sources hold, as the index read them; None before it is done."""
+        if not self.has_stage("index"):
+            return None
+        return committed_identity(self.run.path / "index")["data"]
+
+    @property
     def split_sizes(self) -> dict[str, int]:
         """Return rows wanted for S1, S2 and S3; empty when nothing will be intervened on."""
         settings = self.config.intervene
-        if settings is None:
+        if settings is None or not self.config.data.validation:
             return {}
-        sizes = (settings.screen_rows, settings.order_rows, settings.confirm_rows)
-        return dict(zip(SPLITS, sizes, strict=True))
+        return {split: getattr(settings, name) for split, name in SPLITS.items()}
 
     @property
     def task_features(self) -> tuple[FeatureId, ...]:
@@ -149,6 +157,8 @@ class Context:
                 f"{name} was begun on {stage.plan['device']}, and this run is on "
                 f"{self.plan()['device']}: go on there, or add --overwrite to begin again"
             )
+        if not stage.done:
+            self.run.event("stage_started", stage=name.partition("/")[0], folder=name)
         return stage
 
     def plan(self) -> dict[str, Any]:
@@ -173,8 +183,12 @@ class Context:
         plan: Mapping[str, Any],
         on_result: Any,
         label: str,
+        weights: Sequence[int],
     ) -> None:
-        """Run the shards on the executor; each result reaches `on_result(place, table)` once."""
+        """Run the shards on the executor; each result reaches `on_result(place, table)` once.
+
+        Progress counts `weights`, the rows of each shard.
+        """
         if not shards:
             return
         spec = WorkerSpec(
@@ -186,11 +200,11 @@ class Context:
             },
             threads=plan["threads"],
         )
-        with self.progress.task(label, len(shards)) as bar:
+        with self.progress.task(label, sum(weights)) as bar:
 
             def deliver(place: int, table: pa.Table) -> None:
                 on_result(place, table)
-                bar.advance(1)
+                bar.advance(weights[place])
 
             self.executor.run(spec, list(shards), deliver)
         self.run.event("workers", work=label, peak_rss_mb=self.executor.peak_rss_mb)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow.compute as pc
 
 from igds.config.schema import Source
+from igds.data.chat import ChatTemplate, chat_template
 from igds.data.identity import rendering_hash, source_identity
 from igds.data.index import IndexSummary, build_index, iter_index
 from igds.data.overlap import Overlap, check_overlap
@@ -24,7 +25,7 @@ from igds.tasks.registry import task_identity
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 2
+VERSION = 3
 CHECKED = ("prior", "validation", "control", "pool", "test")
 """Sets that must be disjoint."""
 
@@ -51,8 +52,16 @@ def run(context: Context) -> None:
     stage = context.open_stage("index", _identity(context, sets), replace=fresh)
     if stage.done:
         return
-    others = tuple(parse_template(text) for text in context.config.prompts.control_templates)
-    tokenizer = load_tokenizer(context.model)
+    tokenizer, prompts = load_tokenizer(context.model), context.config.prompts
+    chat = chat_template(tokenizer, prompts)
+    if chat and not chat.is_consistent:
+        context.progress.note(
+            "note: the chat template writes a finished answer otherwise than it asks for one; "
+            "responses are taken as they stand behind the generation prompt"
+        )
+    others = tuple(
+        parse_template(text, user_turn=prompts.chat_template) for text in prompts.control_templates
+    )
     train_tokenizer = load_tokenizer(context.train_model) if context.train_model else None
     summaries = {}
     for name, entry in sets.items():
@@ -70,6 +79,7 @@ def run(context: Context) -> None:
                 fit_response=name == "validation",
                 progress=bar.advance,
                 other_templates=others if entry.other_templates else (),
+                chat=chat,
             )
     controls = summaries["control"].status.get("ok", 0) if "control" in summaries else 0
     if controls < MIN_CONTROLS:
@@ -80,7 +90,7 @@ def run(context: Context) -> None:
     overlaps = check_overlap({n: stage.path / sets[n].folder for n in CHECKED if n in sets})
     if overlaps and context.config.data.overlap == "refuse":
         raise RequestError(_refusal(overlaps))
-    stage.write_json("summary.json", _summary(context, stage, summaries, overlaps, tokenizer))
+    stage.write_json("summary.json", _summary(context, stage, summaries, overlaps, tokenizer, chat))
     stage.commit()
 
 
@@ -100,22 +110,37 @@ def _sets(context: Context) -> dict[str, Set]:
 
 def _identity(context: Context, sets: dict[str, Set]) -> dict[str, Any]:
     """Return what makes two indexes the same."""
-    trained = context.train_model
+    trained, prompts = context.train_model, context.config.prompts
     return context.stage_identity(
         VERSION,
         data={
-            name: [source_identity(source, context.base) for source in sets[name].sources]
+            name: _source_identities(name, sets[name].sources, context.base)
             for name in CHECKED
             if name in sets
         },
         overlap=context.config.data.overlap,
         template=context.template.text,
-        control_templates=context.config.prompts.control_templates,
+        control_templates=prompts.control_templates,
+        chat_template=prompts.chat_template,  # its text is the tokenizer's
+        system=prompts.system,
+        thinking=prompts.thinking,
+        cue=prompts.cue,
         task=task_identity(context.config.task, context.base),
         context=describe(context.model).context,
         tokenizer=tokenizer_identity(context.model),
         train_tokenizer=tokenizer_identity(trained) if trained else None,
     )
+
+
+def _source_identities(name: str, sources: Sequence[Source], base: Path) -> list[dict[str, Any]]:
+    """Return the identity of each source of a set; an error names the setting."""
+    found = []
+    for place, source in enumerate(sources):
+        try:
+            found.append(source_identity(source, base))
+        except RequestError as error:
+            raise RequestError(f"data.{name}.{place}.path: {error}") from error
+    return found
 
 
 def _summary(
@@ -124,12 +149,14 @@ def _summary(
     summaries: dict[str, IndexSummary],
     overlaps: list[Overlap],
     tokenizer: PreTrainedTokenizerBase,
+    chat: ChatTemplate | None,
 ) -> dict[str, Any]:
     """Return `index/summary.json`."""
+    text = context.template.text
     return {
         "sets": {name: asdict(summary) for name, summary in summaries.items()},
-        "template": context.template.text,
-        "rendering_hash": rendering_hash(context.template, tokenizer),
+        "template": chat.prompt([{"role": "user", "content": text}]) if chat else text,
+        "rendering_hash": rendering_hash(context.template, tokenizer, chat),
         "read_tokens": _read_tokens(stage.path, tokenizer),
         "overlaps": [asdict(overlap) for overlap in overlaps],
     }

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from igds.data.index import load_index
 from igds.data.splits import split_validation
-from igds.data.tokens import encode_responses, token_span
+from igds.data.tokens import Prompt, encode_responses, token_span
 from igds.errors import RequestError
 from igds.features import FeatureId
 from igds.interventions.examples import Example, make_examples
@@ -60,8 +61,8 @@ def _identify(context: Context) -> None:
     steps = Steps(
         stage=stage,
         splits=splits,
-        run_shards=lambda shards, on_result, label: context.run_shards(
-            WORK, work, shards, stage.plan, on_result, label
+        run_shards=lambda shards, on_result, label, weights: context.run_shards(
+            WORK, work, shards, stage.plan, on_result, label, weights
         ),
     )
 
@@ -114,24 +115,39 @@ def _candidates(context: Context, mixed: bool) -> dict[str, float]:
 
 def _examples(context: Context) -> tuple[dict[str, list[Example]], dict[str, str]]:
     """Return split -> examples, and row id -> hash of its prompt."""
-    columns = ["row_id", "prompt_hash", "status", "prompt_ids", "response"]
+    columns = ["row_id", "prompt_hash", "status", "prompt", "prompt_ids", "response"]
     rows = load_index(context.run.path / "index" / "validation", columns)
     rows = rows.filter(pc.equal(rows["status"], "ok"))
     keys = rows["prompt_hash"].to_pylist()
     places = split_validation(keys, context.config.seed, context.split_sizes)
     tokenizer = load_tokenizer(context.model)
-    splits = {}
-    for split, chosen in places.items():
-        picked = rows.take(chosen)
-        prompts = picked["prompt_ids"].to_pylist()
-        texts = picked["response"].to_pylist()
-        responses = encode_responses(tokenizer, texts)
-        answers = [_answer(context.task, tokenizer, text) for text in texts]
-        splits[split] = make_examples(picked["row_id"].to_pylist(), prompts, responses, answers)
+    splits = {
+        split: _split_examples(context, tokenizer, rows.take(chosen))
+        for split, chosen in places.items()
+    }
     return splits, dict(zip(rows["row_id"].to_pylist(), keys, strict=True))
 
 
-def _answer(task: Task, tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, int] | None:
+def _split_examples(
+    context: Context, tokenizer: PreTrainedTokenizerBase, rows: pa.Table
+) -> list[Example]:
+    """Return the examples of one split's index rows."""
+    prompt_ids, texts = rows["prompt_ids"].to_pylist(), rows["response"].to_pylist()
+    # A chat response is tokenized as it goes on from its prompt, any other by itself.
+    chat = context.config.prompts.chat_template
+    prompts = rows["prompt"].to_pylist() if chat else [""] * len(rows)
+    after = list(zip(prompts, prompt_ids if chat else [[]] * len(rows), strict=True))
+    answers = [
+        _answer(context.task, tokenizer, text, prompt)
+        for text, prompt in zip(texts, after, strict=True)
+    ]
+    responses = encode_responses(tokenizer, texts, after)
+    return make_examples(rows["row_id"].to_pylist(), prompt_ids, responses, answers)
+
+
+def _answer(
+    task: Task, tokenizer: PreTrainedTokenizerBase, text: str, after: Prompt
+) -> tuple[int, int] | None:
     """Return where the final answer stands among a response's tokens, if the task marks it."""
     span = task.answer_span(text) if isinstance(task, MarksAnswer) else None
-    return None if span is None else token_span(tokenizer, text, span)
+    return None if span is None else token_span(tokenizer, text, span, after)

@@ -13,7 +13,7 @@ from igds.errors import WorkError
 from igds.features import FeatureId
 from igds.methods.base import MethodSpec
 from igds.methods.registry import Ingredients, needs_features, needs_model, resolve_method
-from igds.reading.work import row_ranges
+from igds.reading.work import n_rows, row_ranges
 from igds.runs.stage import Stage
 from igds.stages.context import Context
 
@@ -70,6 +70,7 @@ def _score(
         plan,
         write,
         "score: reading the pool",
+        [n_rows(shards[place]) for place in missing],
     )
 
 

@@ -8,6 +8,7 @@ from igds.data.index import load_index
 from igds.exports.rows import write_selected
 from igds.selection.budgets import choose
 from igds.selection.tables import (
+    prompt_numbers,
     read_pool_scores,
     selection_summary,
     selection_table,
@@ -17,7 +18,7 @@ from igds.selection.tables import (
 from igds.stages.context import Context
 
 VERSION = 1
-COLUMNS = ["row_id", "content_hash", "status", "n_prompt_tokens", "n_train_tokens"]
+COLUMNS = ["row_id", "content_hash", "prompt_hash", "status", "n_prompt_tokens", "n_train_tokens"]
 
 
 def run(context: Context) -> None:
@@ -42,6 +43,8 @@ def run(context: Context) -> None:
         n_tokens=rows["n_train_tokens"].fill_null(0).to_numpy(),
         n_ok=pc.sum(pc.equal(rows["status"], "ok")).as_py(),
         budget=settings.budget,
+        prompt=None if settings.per_prompt == "all" else prompt_numbers(rows),
+        per_prompt=settings.per_prompt if isinstance(settings.per_prompt, int) else 1,
     )
     table = selection_table(rows["row_id"], scores, selection)
     stage.write_table("selection.parquet", table)

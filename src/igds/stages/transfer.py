@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from igds.data.splits import confirmation_rows
 from igds.models.load import ModelSpec, describe, model_identity
 from igds.reading.transfer import obstacle, transfer_table
-from igds.reading.work import row_ranges
+from igds.reading.work import n_rows, row_ranges
 from igds.runs.stage import Stage
 from igds.stages.context import Context
 
@@ -61,12 +61,14 @@ def _measure(context: Context, stage: Stage, trained: ModelSpec, features: list[
             "model": asdict(trained),
             "features": features,
             "saes": {str(layer): context.sae_paths[layer] for layer in layers},
+            "chat": context.config.prompts.chat_template,
             "batch_tokens": stage.plan["batch_tokens"],
         },
         [shards[place] for place in missing],
         stage.plan,
         lambda place, table: stage.write_table(names[missing[place]], table),
         "intervene: reading prompts by the model to be trained",
+        [n_rows(shards[place]) for place in missing],
     )
     empty = pa.table({name: pa.array([], pa.float32()) for name in features})
     parts = {name: sorted((stage.path / "shards").glob(f"{name}-*.parquet")) for name in SETS}

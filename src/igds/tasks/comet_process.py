@@ -32,10 +32,10 @@ def main() -> None:
         for reference in row["references"]
     ]
     found = iter(model.predict(pairs, batch_size=8, gpus=int(gpus)).scores)
-    lines = [{"package": f"unbabel-comet {version('unbabel-comet')}", "checkpoint": checkpoint}]
-    for row in rows:
-        lines.append({"score": max(float(next(found)) for _ in row["references"])})
-    Path(output).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    facts = {"package": f"unbabel-comet {version('unbabel-comet')}", "checkpoint": checkpoint}
+    scores = [{"score": max(float(next(found)) for _ in row["references"])} for row in rows]
+    lines = "".join(json.dumps(line) + "\n" for line in (facts, *scores))
+    Path(output).write_text(lines, encoding="utf-8")
 
 
 if __name__ == "__main__":

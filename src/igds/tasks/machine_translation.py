@@ -32,6 +32,7 @@ def bleu(output: str, references: Sequence[str]) -> float:
 @cache
 def _metric(name: str) -> Any:
     need_package("sacrebleu")
-    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
 
     return CHRF() if name == "chrf" else BLEU(tokenize="zh", effective_order=True)
