@@ -101,7 +101,7 @@ def read_summary(context: ConstantContext) -> dict[str, Any]:
 
 def topk_us_per_active_row(context: ConstantContext) -> float:
     """Return the cost of reading one active feature of the TopK SAE, median of 5."""
-    sae = context.load_sae(max(context.sae_paths))
+    sae = context.load_sae(max(context.saes))
     rows = (sae.W_enc[:, :1].T * 100).repeat(2048, 1)
     assert bool((sae.encode_columns(rows, [0]) > 0).all())
     seconds = []
@@ -137,7 +137,7 @@ def config_file(folder: Path) -> ConfigFile:
 
 def plant_findings(context: ConstantContext) -> None:
     """Write what the score stage needs of recall and intervene: one task feature, no residuals."""
-    feature = f"L{max(context.sae_paths)}/0"
+    feature = f"L{max(context.saes)}/0"
     for name in ("recall", "intervene"):
         stage = Stage.open(context.run.path / name, identity={"planted": True}, plan={})
         if name == "intervene":

@@ -37,7 +37,7 @@ from igds.reading.residuals import pad_right
 from igds.reading.statistics import PromptSets, feature_statistics
 from igds.reading.work import RESIDUAL_COLUMN, ResidualWork, as_matrix, row_ranges
 from igds.runs.stage import Stage
-from igds.saes.load import load_sae
+from igds.saes.load import SAESpec, load_sae
 from igds.saes.quality import sae_quality
 
 ROWS = 512
@@ -117,8 +117,7 @@ def score_arm(spec: ModelSpec, saes: dict[int, str], index: Index) -> Callable[[
     """Return the score stage's loop for one feature at the deepest SAE block."""
     given = Ingredients(
         features=(FeatureId(max(saes), 0),),
-        saes={layer: load_sae(path, layer) for layer, path in saes.items()},
-        sae_paths=saes,
+        saes={layer: SAESpec(path=path, source=path, release="") for layer, path in saes.items()},
         residuals=index.folder,  # which a feature's method does not read
         aggregate="raw",
         seed=0,

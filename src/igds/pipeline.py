@@ -9,22 +9,28 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from igds.config.identity import dump_yaml
 from igds.config.load import ConfigFile
+from igds.config.schema import Recall
 from igds.data.index import load_index
 from igds.errors import RequestError, WorkError, did_you_mean
-from igds.executors.make import make_executor
+from igds.executors.make import make_executor, worker_threads
+from igds.features import FeatureId
 from igds.progress import Progress, make_progress
 from igds.runs.folder import RunFolder
 from igds.runs.git import git_state
 from igds.runs.lock import RunLock
 from igds.runs.memory import peak_rss_mb
-from igds.runs.stage import stage_state
+from igds.runs.stage import committed_identity, stage_state
 from igds.selection.tables import read_pool_scores
 from igds.stages.context import Context
+
+if TYPE_CHECKING:
+    from igds.doctor.diagnosis import Diagnosis
 
 STAGES = ("index", "recall", "intervene", "score", "select", "report")
 """All stages in order; `index` always runs, the others when the configuration has a section."""
@@ -95,19 +101,10 @@ def run(
             work of another configuration, or another process.
         WorkError: the work failed, and can be resumed by the same call.
     """
-    config = file.config
-    folder = RunFolder((file.base / config.runs_dir / config.name).resolve())
-    executor = make_executor(config.runtime)
-    context = Context(
-        config=config,
-        base=file.base,
-        run=folder,
-        executor=executor,
-        progress=progress or make_progress(),
-        overwrite=overwrite,
-    )
+    context = _context(file, overwrite, progress or make_progress())
+    folder = context.run
     wanted = _wanted(context, until, only)
-    with RunLock(folder.path), executor:
+    with RunLock(folder.path), context.executor:
         for name in wanted:
             # Stages before the one asked for must be of this configuration; they are not redone.
             given = replace(context, overwrite=False) if only not in (None, name) else context
@@ -118,6 +115,79 @@ def run(
                 import_module(f"igds.stages.{name}").run(given)
         _describe(context, wanted)
     return Run(folder)
+
+
+def diagnose(file: ConfigFile, *, limit: int = 128, progress: Progress | None = None) -> Diagnosis:
+    """Return whether model, SAEs and cue fit the method; needs no stage and writes nothing.
+
+    Args:
+        file: what `igds.load_config` returns.
+        limit: rows of the prior set to read; of the control set half as many.
+        progress: as for `run`.
+
+    Raises:
+        RequestError: the configuration or the data cannot be used.
+    """
+    import torch
+
+    from igds.data.rendering import Rendering
+    from igds.doctor.diagnosis import diagnosis
+    from igds.doctor.examine import examine, read_all
+    from igds.doctor.prompts import paraphrases_of, read_prompts
+    from igds.models.load import describe, load_tokenizer
+
+    config = file.config
+    if config.prompts.chat_template:
+        raise RequestError("igds doctor reads raw templates: it cannot judge chat prompts yet")
+    context = _context(file, False, progress or make_progress())
+    torch.set_num_threads(worker_threads(config.runtime))
+    prompts = read_prompts(
+        config.data,
+        Rendering(template=context.template, task=context.task, require_response=False),
+        paraphrases_of(config.prompts, context.task, context.template),
+        tokenizer=load_tokenizer(context.model),
+        max_prompt_tokens=describe(context.model).context,
+        base=file.base,
+        seed=config.seed,
+        limit=limit,
+    )
+    readings = read_all(
+        context.model,
+        prompts,
+        list(context.saes),
+        batch_tokens=config.runtime.batch_tokens,
+        seed=config.seed,
+        progress=context.progress,
+    )
+    figures = examine(
+        readings,
+        context.load_sae,
+        features=_known_features(context),
+        min_frequency=(config.recall or Recall()).min_frequency,
+        progress=context.progress,
+    )
+    mixed = config.data.pool_kind == "mixed"
+    return diagnosis(context.model.id, prompts, readings, figures, mixed_pool=mixed)
+
+
+def _known_features(context: Context) -> tuple[FeatureId, ...]:
+    """Return the task features of the run folder, if it was made with the same SAEs."""
+    if not context.task_features:
+        return ()
+    same = committed_identity(context.run.path / "recall")["saes"] == context.sae_identity
+    return context.task_features if same else ()
+
+
+def _context(file: ConfigFile, overwrite: bool, progress: Progress) -> Context:
+    config = file.config
+    return Context(
+        config=config,
+        base=file.base,
+        run=RunFolder((file.base / config.runs_dir / config.name).resolve()),
+        executor=make_executor(config.runtime),
+        progress=progress,
+        overwrite=overwrite,
+    )
 
 
 def _wanted(context: Context, until: str | None, only: str | None) -> list[str]:
@@ -209,6 +279,11 @@ def _describe(context: Context, wanted: Sequence[str], *, first: bool = False) -
         "saes": context.sae_identity if list(wanted) != ["index"] else None,
         "data": context.data_identity,
         "git": git_state(Path.cwd()),
+        "sae_sources": (
+            {f"L{layer}": spec.source for layer, spec in context.saes.items()}
+            if list(wanted) != ["index"]
+            else None
+        ),
         "plan": context.plan(),
         "splits": context.split_sizes,
         "overlap": context.config.data.overlap,

@@ -6,7 +6,12 @@ from helpers import tiny_model
 
 from igds.models.blocks import block_output, decoder_blocks
 from igds.models.capture import capture
-from igds.reading.residuals import pad_right, read_positions, residuals_at_read
+from igds.reading.residuals import (
+    pad_right,
+    read_positions,
+    residuals_at_read,
+    residuals_at_tokens,
+)
 
 IDS = torch.arange(3, 23).reshape(2, 10)
 
@@ -131,3 +136,19 @@ def test_no_module_but_the_hook_users_registers_hooks():
         if "register_forward" in path.read_text()
     }
     assert users <= {"models/capture.py", "models/edit.py"}
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 24, 4096])
+def test_chosen_tokens_are_those_of_each_prompt_alone(model, batch_tokens):
+    prompts = [list(range(3, 3 + n)) for n in (9, 2, 14, 5)]
+    wanted = torch.rand(30, generator=torch.Generator().manual_seed(1)) < 0.4
+    read = residuals_at_tokens(model, prompts, [3, 1], wanted, batch_tokens)
+    assert list(read) == [1, 3]
+    whole = {1: [], 3: []}
+    for ids in prompts:
+        with capture(model, [1, 3]) as kept:
+            model(torch.tensor([ids]))
+        for layer, hidden in kept.items():
+            whole[layer].append(hidden[0])
+    for layer, rows in whole.items():
+        torch.testing.assert_close(read[layer], torch.cat(rows)[wanted])

@@ -235,7 +235,8 @@ def test_the_worker_does_what_the_functions_do(tmp_path):
     }
     work = InterventionWork(
         model=spec,
-        saes={"1": str(tmp_path / "sae")},
+        saes={"1": {"path": str(tmp_path / "sae"), "source": "planted", "release": "planted"}},
+        features=[*map(str, FEATURES), "L1/2"],
         coefficient=1.0,
         batch_tokens=64,
         threads=1,

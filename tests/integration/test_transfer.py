@@ -16,7 +16,7 @@ from igds.features import FeatureId
 from igds.models.load import ModelShape, resolve_model
 from igds.reading.transfer import TRANSFER, TransferWork, obstacle, transfer_table
 from igds.reading.work import row_ranges
-from igds.saes.load import load_sae
+from igds.saes.load import find_sae, load_sae
 
 FAST = ("--intervene.top-k", "2")
 
@@ -92,7 +92,7 @@ def test_prompts_over_the_train_models_context_are_left_out(project):
     save_model(project / "trained", AutoModelForCausalLM.from_config(config), bos=False)
     folder = run(project, until="index").folder.path / "index" / "prior"
     spec = resolve_model(schema.Model(id=str(project / "trained")), "cpu", project)
-    saes = {"1": str(project / "saes" / "L1")}
+    saes = {"1": asdict(find_sae(schema.SAE(path="saes/L1"), project))}
     work = TransferWork(
         model=asdict(spec),
         features=["L1/0", "L1/5"],

@@ -84,7 +84,9 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert left.value.code == 0
     shown = capsys.readouterr().out
-    names = "run, recall, intervene, score, select, report, status, explain, export, init, saes"
+    names = (
+        "run, recall, intervene, score, select, report, status, explain, export, init, saes, doctor"
+    )
     for name in names.split(", "):
         assert f"• {name} " in shown
 

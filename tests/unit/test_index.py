@@ -80,7 +80,9 @@ def test_every_column_of_a_row(tmp_path: Path) -> None:
         }
     ]
     assert load_index(tmp_path / "index").schema.equals(INDEX_SCHEMA)
-    assert summary == IndexSummary(rows=1, status={"ok": 1}, tokens=7, duplicates=0)
+    assert summary == IndexSummary(
+        rows=1, status={"ok": 1}, tokens=7, duplicates=0, source_rows=(1,)
+    )
 
 
 def test_statuses(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from igds.methods.registry import Ingredients, resolve_method
 from igds.methods.resonance import ResonanceScorer
 from igds.methods.simple import LengthScorer, RandomScorer
 from igds.saes.formats.saelens import write_saelens
+from igds.saes.load import SAESpec
 from igds.saes.sae import SAE
 
 
@@ -36,8 +37,10 @@ def given(tmp_path):
         write_saelens(planted_sae(layer, scale), tmp_path / f"L{layer}")
     return Ingredients(
         features=(FeatureId(4, 2), FeatureId(1, 0)),
-        saes={1: planted_sae(1, 2.0), 4: planted_sae(4, 3.0)},
-        sae_paths={layer: str(tmp_path / f"L{layer}") for layer in (1, 4)},
+        saes={
+            layer: SAESpec(path=str(tmp_path / f"L{layer}"), source="planted", release="planted")
+            for layer in (1, 4)
+        },
         residuals=tmp_path,
         aggregate="auto",
         seed=0,

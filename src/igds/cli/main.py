@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import tyro
 
 from igds.cli.command import Command
+from igds.cli.doctor import Doctor
 from igds.cli.explain import Explain
 from igds.cli.export import Export
 from igds.cli.init import Init
@@ -23,7 +24,7 @@ from igds.cli.status import Status
 from igds.errors import RequestError, WorkError, did_you_mean
 
 _COMMANDS = (
-    Run, Recall, Intervene, Score, Select, Report, Status, Explain, Export, Init, Saes
+    Run, Recall, Intervene, Score, Select, Report, Status, Explain, Export, Init, Saes, Doctor
 )  # fmt: skip
 
 FAILED, WRONG, INTERRUPTED, TERMINATED = 1, 2, 130, 143

@@ -53,6 +53,8 @@ class IndexSummary:
     """Prompt tokens of the rows with status ok."""
     duplicates: int
     """Rows whose mapped fields equal those of a row before them."""
+    source_rows: tuple[int, ...]
+    """Rows read of each source, in order: the rows of a source stand together."""
 
 
 def build_index(
@@ -104,6 +106,7 @@ def build_index(
     )
     block = _Block(rendering, tokenizer, train_tokenizer, max_prompt_tokens, fit_response, RowIds())
     total = Counter[str]()
+    source_rows: list[int] = []
     tokens = 0
     with (
         IndexWriter(folder, {PROMPT_FIELDS: json.dumps(template.fields)}) as writer,
@@ -122,6 +125,7 @@ def build_index(
                 progress(len(entries))
             _check_mapping(source, rendering, counts, seen, base)
             total += counts
+            source_rows.append(counts.total())
     if not total[Status.OK]:
         raise RequestError(_none_usable(sources, total))
     return IndexSummary(
@@ -129,6 +133,7 @@ def build_index(
         status={str(status): count for status, count in sorted(total.items())},
         tokens=tokens,
         duplicates=block.ids.duplicates,
+        source_rows=tuple(source_rows),
     )
 
 

@@ -32,7 +32,7 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
             "position must be the prompt's own last token; switch that off in its "
             "tokenizer_config.json (add_eos_token: false)"
         )
-    ids = _encode(tokenizer, texts, special=True)
+    ids = encode_unchecked(tokenizer, texts)
     bos = tokenizer.bos_token_id
     if bos in before:
         for text, row in zip(texts, ids, strict=True):
@@ -43,6 +43,11 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
                     f"of the template or the row; the prompt begins {text[:60]!r}"
                 )
     return ids
+
+
+def encode_unchecked(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Return the token ids of texts with what the tokenizer adds, be it a second BOS."""
+    return _encode(tokenizer, texts, special=True)
 
 
 def encode_chat_prompts(

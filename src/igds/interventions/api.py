@@ -15,7 +15,7 @@ from igds.interventions.funnel import mean_screen
 from igds.interventions.samples import exact_samples
 from igds.interventions.screen import gradient_screen
 from igds.models.likelihood import check_head
-from igds.saes.sae import SAE, check_saes
+from igds.saes.sae import FeatureEncoder, check_saes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def intervene(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    saes: Sequence[SAE],
+    saes: Sequence[FeatureEncoder],
     features: Sequence[FeatureId],
     prompts: Sequence[str],
     responses: Sequence[str],

@@ -14,7 +14,7 @@ from igds.features import FeatureId
 from igds.interventions.screen import group_by_layer
 from igds.models.blocks import decoder
 from igds.models.likelihood import head_logits
-from igds.saes.sae import SAE
+from igds.saes.sae import FeatureEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def promoted_tokens(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    saes: Sequence[SAE],
+    saes: Sequence[FeatureEncoder],
     features: Sequence[FeatureId],
     *,
     top: int = 10,

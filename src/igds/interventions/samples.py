@@ -15,7 +15,7 @@ from igds.interventions.exact import Prefix, exact_deltas, run_prefix
 from igds.interventions.examples import Example
 from igds.interventions.rules import amplify
 from igds.interventions.screen import group_by_layer
-from igds.saes.sae import SAE
+from igds.saes.sae import FeatureEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,7 +40,7 @@ SAMPLES = pa.schema(
 
 def exact_samples(
     model: PreTrainedModel,
-    saes: Sequence[SAE],
+    saes: Sequence[FeatureEncoder],
     features: Sequence[FeatureId],
     examples: Sequence[Example],
     *,

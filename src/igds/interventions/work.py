@@ -17,7 +17,7 @@ from igds.interventions.samples import exact_samples
 from igds.interventions.screen import gradient_screen
 from igds.models.likelihood import check_head
 from igds.models.load import ModelSpec, load_causal, load_tokenizer
-from igds.saes.load import load_sae
+from igds.reading.activations import columns_by_layer
 
 WORK = "igds.interventions.work:InterventionWork"
 """Import path for worker specs."""
@@ -30,16 +30,18 @@ class InterventionWork:
         self,
         *,
         model: Mapping[str, Any],
-        saes: Mapping[str, str],
+        saes: Mapping[str, Mapping[str, Any]],
+        features: Sequence[str],
         coefficient: float,
         batch_tokens: int,
         threads: int,
     ) -> None:
-        """Load the model with its head and the SAEs.
+        """Load the model with its head, and the features from their SAEs.
 
         Args:
             model: fields of a ModelSpec.
-            saes: block -> SAE folder.
+            saes: block, as text, -> fields of its `SAESpec`.
+            features: all that any shard names, as `L14/11575`.
             coefficient: multiple of a feature's own contribution that is added.
             batch_tokens: tokens a branch batch.
             threads: CPU threads of this worker.
@@ -49,7 +51,7 @@ class InterventionWork:
         self._model = load_causal(self._spec)
         check_head(self._model)
         check_branches(self._model)
-        self._saes = [load_sae(path, int(layer)) for layer, path in saes.items()]
+        self._saes = columns_by_layer(saes, [FeatureId.parse(name) for name in features])
         self._coefficient = coefficient
         self._batch_tokens = batch_tokens
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
+from igds.cache import file_digest
 from igds.config import schema
 from igds.errors import RequestError
 from igds.models.blocks import decoder, decoder_blocks
-from igds.models.cache import file_digest
 from igds.models.check import check_blocks
 from igds.models.devices import MAP, choose_device, device_map, place
 from igds.models.gguf import WHEEL, convert_gguf, wheel_file

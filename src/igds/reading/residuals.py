@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from igds.models.blocks import decoder
@@ -61,4 +61,42 @@ def residuals_at_read(
             text(input_ids=ids, attention_mask=mask, use_cache=False)
         for layer, hidden in kept.items():
             read[layer][rows] = hidden.float().cpu()
+    return read
+
+
+def residuals_at_tokens(
+    model: nn.Module,
+    token_ids: Sequence[Sequence[int]],
+    layers: Iterable[int],
+    wanted: Bool[Tensor, " tokens"],
+    batch_tokens: int,
+) -> dict[int, Float[Tensor, "wanted d_model"]]:
+    """Return block -> its output at chosen tokens of the prompts, float32 on the CPU, in order.
+
+    Args:
+        model: as for `residuals_at_read`.
+        token_ids: one list a prompt.
+        layers: decoder blocks to read.
+        wanted: which tokens to keep, all prompts one after the other; memory is theirs and that
+            of one batch.
+        batch_tokens: padded tokens a forward batch.
+
+    Raises:
+        ValueError: a prompt has no tokens, or the model lacks one of the layers.
+    """
+    text = decoder(model)
+    layers = sorted(set(layers))
+    d_model, device = text.config.hidden_size, next(text.parameters()).device
+    lengths = torch.tensor([len(ids) for ids in token_ids])
+    starts, places = lengths.cumsum(0) - lengths, wanted.cumsum(0) - 1
+    read = {layer: torch.empty(int(wanted.sum()), d_model) for layer in layers}
+    for rows in plan_batches(lengths.tolist(), batch_tokens):
+        ids, mask = pad_right([token_ids[row] for row in rows])
+        # Padding is clamped to some token of the set, and the mask leaves it out.
+        token = (starts[rows, None] + torch.arange(mask.shape[1])).clamp(max=len(wanted) - 1)
+        keep = mask.bool() & wanted[token]
+        with capture(text, layers) as kept:
+            text(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
+        for layer, hidden in kept.items():
+            read[layer][places[token[keep]]] = hidden[keep.to(device)].float().cpu()
     return read

@@ -13,10 +13,9 @@ import torch
 from igds.data.tokens import encode_chat_prompts, encode_prompts
 from igds.features import FeatureId
 from igds.models.load import ModelShape, ModelSpec, describe, load_blocks, load_tokenizer
-from igds.reading.activations import read_activations
+from igds.reading.activations import columns_by_layer, read_activations
 from igds.reading.residuals import residuals_at_read
 from igds.reading.work import IndexRows
-from igds.saes.load import load_sae
 from igds.stats.auroc import auroc, auroc_interval
 
 TRANSFER = pa.schema(
@@ -43,7 +42,7 @@ class TransferWork:
         *,
         model: Mapping[str, Any],
         features: Sequence[str],
-        saes: Mapping[str, str],
+        saes: Mapping[str, Mapping[str, Any]],
         chat: bool,
         batch_tokens: int,
         threads: int,
@@ -53,7 +52,7 @@ class TransferWork:
         Args:
             model: fields of its `ModelSpec`.
             features: names as `L14/11575`.
-            saes: block, as text, -> folder of its SAE.
+            saes: block, as text, -> fields of its `SAESpec`.
             chat: whether the prompts are in a chat template, which brings its own BOS.
             batch_tokens: padded tokens a forward batch.
             threads: CPU threads of this worker.
@@ -61,8 +60,8 @@ class TransferWork:
         torch.set_num_threads(threads)
         spec = ModelSpec(**model)
         self._features = [FeatureId.parse(name) for name in features]
-        self._layers = sorted({feature.layer for feature in self._features})
-        self._saes = [load_sae(saes[str(layer)], layer) for layer in self._layers]
+        self._saes = columns_by_layer(saes, self._features)
+        self._layers = [sae.layer for sae in self._saes]
         self._context = describe(spec).context
         self._tokenizer = load_tokenizer(spec)
         self._encode = encode_chat_prompts if chat else encode_prompts

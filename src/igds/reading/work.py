@@ -16,9 +16,8 @@ from torch import Tensor
 
 from igds.features import FeatureId
 from igds.models.load import ModelSpec, load_blocks, load_tokenizer
-from igds.reading.activations import token_activations
+from igds.reading.activations import columns_by_layer, token_activations
 from igds.reading.residuals import residuals_at_read
-from igds.saes.load import load_sae
 
 RESIDUAL_COLUMN = "L{layer}"
 
@@ -94,24 +93,23 @@ class TokenWork:
         *,
         model: Mapping[str, Any],
         features: Sequence[str],
-        saes: Mapping[str, str],
+        saes: Mapping[str, Mapping[str, Any]],
         threads: int,
     ) -> None:
-        """Load the model and the SAEs.
+        """Load the model, and the features from their SAEs.
 
         Args:
             model: fields of a `ModelSpec`.
             features: names as `L14/11575`.
-            saes: block, as text, -> folder of its SAE.
+            saes: block, as text, -> fields of its `SAESpec`.
             threads: CPU threads of this worker.
         """
         torch.set_num_threads(threads)
         spec = ModelSpec(**model)
         self._features = [FeatureId.parse(name) for name in features]
-        layers = sorted({feature.layer for feature in self._features})
-        self._saes = [load_sae(saes[str(layer)], layer) for layer in layers]
+        self._saes = columns_by_layer(saes, self._features)
         self._tokenizer = load_tokenizer(spec)
-        self._model = load_blocks(spec, layers[-1] + 1)
+        self._model = load_blocks(spec, self._saes[-1].layer + 1)
 
     def __call__(self, shard: Mapping[str, Any]) -> pa.Table:
         """Return row_id, group, feature, tokens and activations: a row a prompt and feature."""

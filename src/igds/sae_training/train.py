@@ -31,7 +31,8 @@ from igds.runs.files import write_json
 from igds.sae_training.activations import Residuals, capture_residuals
 from igds.sae_training.config import SAETraining, load_training
 from igds.sae_training.corpus import Text, read_excluded, read_texts
-from igds.saes.formats.saelens import read_config, read_saelens, write_saelens
+from igds.saes.formats.saelens import read_config, write_saelens
+from igds.saes.load import load_sae
 from igds.saes.quality import sae_quality
 from igds.saes.sae import SAE
 
@@ -92,7 +93,7 @@ def train_saes(
             metadata = {**_metadata(config, model), RECIPE: recipe}
             write_saelens(sae, part, weights=torch.float16, metadata=metadata)
             part.rename(folder)
-        table.append(measure(config, residuals, read_saelens(folder)))
+        table.append(measure(config, residuals, load_sae(folder)))
         write_json(output / "quality.json", table)
     return table
 
@@ -131,7 +132,7 @@ def train_layer(
     sae.fold_activation_norm_scaling_factor(scale)
     with tempfile.TemporaryDirectory() as folder:
         sae.save_inference_model(folder)
-        trained = read_saelens(Path(folder), release=f"L{layer}")
+        trained = load_sae(Path(folder), release=f"L{layer}")
     if config.architecture not in ("batchtopk", "matryoshka"):
         return trained
     return dataclasses.replace(trained, activation="batchtopk")

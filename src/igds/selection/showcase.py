@@ -14,7 +14,7 @@ def showcase(selection: pa.Table, rows: int) -> pa.Table:
     """Return row_id and group of the best, borderline and worst rows, `rows` each, none twice.
 
     Borderline rows are those around the cut: the last that were selected and the first that were
-    not. Rows that no budget could have chosen are left out.
+    not. Rows that could not be chosen are left out.
 
     Args:
         selection: `select/selection.parquet`.

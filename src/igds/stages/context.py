@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from igds.tasks.registry import load_task
 
 if TYPE_CHECKING:
     from igds.models.load import ModelSpec
+    from igds.saes.load import SAESpec
     from igds.saes.sae import SAE
 
 
@@ -85,8 +86,8 @@ class Context:
         return model_identity(self.model)
 
     @cached_property
-    def sae_paths(self) -> dict[int, str]:
-        """Return block -> SAE folder, by block; checked against the model's shape."""
+    def saes(self) -> dict[int, SAESpec]:
+        """Return block -> SAE, by block; found and checked against the model's shape."""
         from igds.models.load import describe
         from igds.saes.load import locate_saes
 
@@ -94,19 +95,21 @@ class Context:
         return locate_saes(self.config.saes, self.base, shape.d_model, shape.n_blocks)
 
     def load_sae(self, layer: int) -> SAE:
-        """Return the SAE of a block, under the release name that the configuration gives it."""
-        from igds.saes.load import load_sae
+        """Return the whole SAE of a block, under the release name of the configuration."""
+        from igds.saes.load import read_sae
 
-        path = Path(self.sae_paths[layer])
-        named = {(self.base / Path(s.path).expanduser()).resolve(): s for s in self.config.saes}
-        return load_sae(path, layer, named[path].release)
+        return read_sae(self.saes[layer])
 
     @cached_property
     def sae_identity(self) -> dict[str, str]:
         """Return block -> sha256 of the SAE's files."""
-        from igds.saes.load import sae_revision
+        from igds.saes.load import open_sae, revision
 
-        return {f"L{layer}": sae_revision(path) for layer, path in self.sae_paths.items()}
+        return {f"L{layer}": revision(open_sae(spec)) for layer, spec in self.saes.items()}
+
+    def sae_arguments(self, layers: Iterable[int]) -> dict[str, dict[str, Any]]:
+        """Return block, as text, -> its SAE, in plain values for workers."""
+        return {str(layer): asdict(self.saes[layer]) for layer in sorted(set(layers))}
 
     @property
     def data_identity(self) -> dict[str, Any] | None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow.compute as pc
 
+from igds.config.identity import to_plain
 from igds.config.schema import Source
 from igds.data.chat import ChatTemplate, chat_template
+from igds.data.hub import pinned
 from igds.data.identity import rendering_hash, source_identity
 from igds.data.index import IndexSummary, build_index, iter_index
 from igds.data.overlap import Overlap, check_overlap
 from igds.data.templates import parse_template
-from igds.errors import RequestError
+from igds.errors import RequestError, WorkError
 from igds.models.load import describe, load_tokenizer, tokenizer_identity
 from igds.runs.stage import Stage
 from igds.stages.context import Context
@@ -49,7 +51,8 @@ def run(context: Context) -> None:
     sets = {name: entry for name, entry in _sets(context).items() if entry.sources}
     # A pass that was cut short has nothing worth keeping: other settings may take its place.
     fresh = not context.has_stage("index")
-    stage = context.open_stage("index", _identity(context, sets), replace=fresh)
+    identity = _identity(context, sets)
+    stage = context.open_stage("index", identity, replace=fresh)
     if stage.done:
         return
     tokenizer, prompts = load_tokenizer(context.model), context.config.prompts
@@ -90,13 +93,17 @@ def run(context: Context) -> None:
     overlaps = check_overlap({n: stage.path / sets[n].folder for n in CHECKED if n in sets})
     if overlaps and context.config.data.overlap == "refuse":
         raise RequestError(_refusal(overlaps))
+    if to_plain(_contents(context, sets)) != identity["data"]:
+        raise WorkError("a source changed while it was read: run the same command again")
     stage.write_json("summary.json", _summary(context, stage, summaries, overlaps, tokenizer, chat))
     stage.commit()
 
 
 def _sets(context: Context) -> dict[str, Set]:
     """Return every set of rows; the last two are the controls' other templates."""
-    data = context.config.data
+    given = context.config.data
+    sources = {name: tuple(map(pinned, getattr(given, name))) for name in CHECKED}
+    data = replace(given, **sources)
     return {
         "prior": Set("prior", data.prior, needs_response=False),
         "validation": Set("validation", data.validation, needs_response=True),
@@ -113,11 +120,7 @@ def _identity(context: Context, sets: dict[str, Set]) -> dict[str, Any]:
     trained, prompts = context.train_model, context.config.prompts
     return context.stage_identity(
         VERSION,
-        data={
-            name: _source_identities(name, sets[name].sources, context.base)
-            for name in CHECKED
-            if name in sets
-        },
+        data=_contents(context, sets),
         overlap=context.config.data.overlap,
         template=context.template.text,
         control_templates=prompts.control_templates,
@@ -130,6 +133,15 @@ def _identity(context: Context, sets: dict[str, Set]) -> dict[str, Any]:
         tokenizer=tokenizer_identity(context.model),
         train_tokenizer=tokenizer_identity(trained) if trained else None,
     )
+
+
+def _contents(context: Context, sets: dict[str, Set]) -> dict[str, list[dict[str, Any]]]:
+    """Return set -> what tells the rows of its sources from changed ones."""
+    return {
+        name: _source_identities(name, sets[name].sources, context.base)
+        for name in CHECKED
+        if name in sets
+    }
 
 
 def _source_identities(name: str, sources: Sequence[Source], base: Path) -> list[dict[str, Any]]:

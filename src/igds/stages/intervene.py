@@ -19,6 +19,7 @@ from igds.interventions.funnel import Funnel, released, run_funnel
 from igds.interventions.steps import Steps
 from igds.interventions.work import WORK
 from igds.models.load import load_tokenizer
+from igds.saes.load import open_sae
 from igds.stages.context import Context
 from igds.stages.transfer import measure_transfer
 from igds.tasks.base import MarksAnswer, Task
@@ -54,7 +55,8 @@ def _identify(context: Context) -> None:
     splits, clusters = _examples(context)
     layers = {FeatureId.parse(name).layer for name in specificity}
     work = {
-        "saes": {str(layer): context.sae_paths[layer] for layer in sorted(layers)},
+        "saes": context.sae_arguments(layers),
+        "features": list(specificity),
         "coefficient": settings.coefficient,
         "batch_tokens": stage.plan["batch_tokens"],
     }
@@ -68,7 +70,7 @@ def _identify(context: Context) -> None:
 
     def direction(name: str) -> np.ndarray:
         feature = FeatureId.parse(name)
-        return context.load_sae(feature.layer).decoder_rows([feature.index])[0].numpy()
+        return open_sae(context.saes[feature.layer]).decoder_rows([feature.index])[0].numpy()
 
     outcome = run_funnel(
         Funnel(

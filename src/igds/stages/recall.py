@@ -58,7 +58,7 @@ def run(context: Context) -> None:
     _read_residuals(context, stage)
     context.executor.close()  # frees the model before SAEs are loaded
     tables, quality, n_prior = [], {}, 0
-    for layer in context.sae_paths:
+    for layer in context.saes:
         sae = context.load_sae(layer)
         arrays = load_file(stage.path / "residuals" / f"L{layer}.safetensors")
         sets = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -67,6 +67,7 @@ def run(context: Context) -> None:
         quality[f"L{layer}"] = {
             "release": sae.release,
             "revision": sae.revision,
+            "unit": sae.unit,
             "neuronpedia_id": sae.neuronpedia_id,
             **sae_quality(sae, sets["prior"]),
         }
@@ -114,7 +115,7 @@ def _read_residuals(context: Context, stage: Stage) -> None:
     missing = [place for place, name in enumerate(names) if not stage.has(name)]
     context.run_shards(
         "igds.reading.work:ResidualWork",
-        {"layers": list(context.sae_paths), "batch_tokens": stage.plan["batch_tokens"]},
+        {"layers": list(context.saes), "batch_tokens": stage.plan["batch_tokens"]},
         [shards[place] for place in missing],
         stage.plan,
         lambda place, table: stage.write_table(names[missing[place]], table),
@@ -125,7 +126,7 @@ def _read_residuals(context: Context, stage: Stage) -> None:
     validation = context.run.path / "index" / "validation"
     sealed = confirmation_rows(validation, context.config.seed, context.split_sizes)
     d_model = describe(context.model).d_model
-    for layer in context.sae_paths:
+    for layer in context.saes:
         column = RESIDUAL_COLUMN.format(layer=layer)
         sets = {
             name: _matrix(sorted(folder.glob(f"{name}-*.parquet")), column, sealed, d_model)

@@ -61,7 +61,7 @@ def _token_activations(context: Context, stage: Stage, rows: int) -> pa.Table:
         "igds.reading.work:TokenWork",
         {
             "features": [str(feature) for feature in features],
-            "saes": {str(f.layer): str(context.sae_paths[f.layer]) for f in features},
+            "saes": context.sae_arguments(f.layer for f in features),
         },
         [shard],
         stage.plan,

@@ -118,8 +118,7 @@ def _ingredients(context: Context, names: Sequence[str]) -> Ingredients:
     features = context.task_features if any(map(needs_features, names)) else ()
     return Ingredients(
         features=features,
-        saes={layer: context.load_sae(layer) for layer in {f.layer for f in features}},
-        sae_paths=context.sae_paths if any(map(needs_model, names)) else {},
+        saes=context.saes if any(map(needs_model, names)) else {},
         residuals=context.run.path / "recall" / "residuals",
         aggregate=context.config.score.aggregate,
         seed=context.config.seed,

@@ -54,13 +54,12 @@ def _measure(context: Context, stage: Stage, trained: ModelSpec, features: list[
         shards += ranges
         names += [f"shards/{name}-{place:05d}.parquet" for place in range(len(ranges))]
     missing = [place for place, name in enumerate(names) if not stage.has(name)]
-    layers = sorted({feature.layer for feature in context.task_features})
     context.run_shards(
         "igds.reading.transfer:TransferWork",
         {
             "model": asdict(trained),
             "features": features,
-            "saes": {str(layer): context.sae_paths[layer] for layer in layers},
+            "saes": context.sae_arguments(f.layer for f in context.task_features),
             "chat": context.config.prompts.chat_template,
             "batch_tokens": stage.plan["batch_tokens"],
         },

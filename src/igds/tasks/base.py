@@ -15,7 +15,7 @@ from igds.errors import RequestError
 class Task(Protocol):
     """A task. A class of your own with these four names is used by its import path.
 
-    It may have the method of `MarksAnswer` too.
+    It may have the method of `MarksAnswer` and the templates of `HasParaphrases` too.
     """
 
     @property
@@ -81,6 +81,16 @@ def scored_row(task: Task, row: Mapping[str, Any]) -> Mapping[str, Any]:
         return row
     _, answer = split_turns(row[MESSAGES])
     return dict.fromkeys(task.fields, answer or "")
+
+
+@runtime_checkable
+class HasParaphrases(Protocol):
+    """A task that can ask the same in other words, for `igds doctor`."""
+
+    @property
+    def paraphrases(self) -> tuple[str, ...]:
+        """Return prompt templates with the places of `template`, each ending in another cue."""
+        ...
 
 
 def need_package(module: str) -> None:

@@ -20,6 +20,13 @@ class MathTask:
         "{question}\nPlease reason step by step, and put your final answer within \\boxed{}.\n"
         "Solution:"
     )
+    paraphrases = (
+        "{question}\nThink it through step by step and write the final answer inside \\boxed{}.\n"
+        "Answer:",
+        "{question}\nWork this out one step at a time; the result goes into \\boxed{}.\nWorking:",
+        "{question}\nSolve the problem, show each step, and box the result with \\boxed{}.\n"
+        "Worked solution:",
+    )
     fields = ("answer",)
 
     def __init__(self) -> None:

@@ -13,6 +13,11 @@ class SummarizationTask:
     """Summarize; an output is judged by ROUGE-1 against the best of its references."""
 
     template = "Use a sentence to summarize this following text:\n{dialogue}\nSummarization:"
+    paraphrases = (
+        "Say in one sentence what this text is about:\n{dialogue}\nSummary:",
+        "Write a short summary, one sentence long, of the text below:\n{dialogue}\nIn short:",
+        "Read this and sum it up in a single sentence:\n{dialogue}\nOne-sentence summary:",
+    )
     fields = ("summary",)
 
     def response(self, row: Mapping[str, Any]) -> str:

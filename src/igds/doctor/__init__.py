@@ -1,0 +1,1 @@
+"""Do this model, these SAEs and this cue fit the method: measured before a run."""
