@@ -194,7 +194,7 @@ def test_logprobs_in_blocks_are_the_models_own(family, monkeypatch):
     ids, targets = torch.arange(3, 24).view(3, 7), torch.tensor([9, 8, 258, 0, 3, 3, 4])
     with torch.no_grad():
         own = model(ids).logits.log_softmax(-1).gather(2, targets.expand(3, 7)[..., None])[..., 0]
-        hidden = model.model(ids).last_hidden_state
+        hidden = model.base_model(ids).last_hidden_state
         assert torch.allclose(target_logprobs(model, hidden, targets), own, atol=1e-5)
     mean, grad = target_gradient(model, hidden[0], targets)
     leaf = hidden[0].clone().requires_grad_(True)

@@ -129,6 +129,7 @@ def test_two_command_line_budgets_are_refused(load: Any) -> None:
         ("runtime: {batch_tokens: -1}", ["runtime.batch_tokens must be at least 1"]),
         ("runtime: {executor: cloud}", ["runtime.executor is 'cloud', expected one of local, ray"]),
         ("runtime: {device: gpu}", ["runtime.device must be auto, cpu, cuda", "'gpu'"]),
+        ("runtime: {device: map, workers: 2}", ["runtime.device map is one model on all GPUs"]),
         ("report:", ["report is empty: write {} for its defaults, or leave it out"]),
         ("report: 5", ["report is 5, expected a section"]),
         ("report: {rows: 0}", ["report.rows must be at least 1"]),

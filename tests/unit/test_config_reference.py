@@ -26,7 +26,7 @@ def test_every_setting_says_what_it_means(cls: type) -> None:
     assert [field.name for field in fields(cls) if not docs.get(field.name)] == []
 
 
-@pytest.mark.parametrize("task", ["math", "summarization"])
+@pytest.mark.parametrize("task", ["math", "summarization", "translation"])
 def test_a_commented_config_loads_back_equal(task: str, tmp_path: Path) -> None:
     path = tmp_path / "igds.yaml"
     path.write_text(commented_yaml(example(task)), encoding="utf-8")

@@ -190,8 +190,8 @@ def test_task_from_the_config_with_mathematics() -> None:
         (Task(name="own", response="{a}", metric="math"), "must start with one space"),
         (Task(name="own", response=" yes", metric="math"), "have a place"),
         (
-            Task(name="own", response=" {a}", metric="bleu"),
-            "'bleu' is unknown: take one of exact_match",
+            Task(name="own", response=" {a}", metric="comet"),
+            "'comet' is unknown: take one of exact_match",
         ),
         (Task(name="no_such_module:Task"), "No module named 'no_such_module'"),
         (Task(name="json:Nothing"), "json has no class 'Nothing'"),

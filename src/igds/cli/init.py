@@ -13,7 +13,11 @@ from igds.config import schema
 from igds.config.reference import commented_yaml
 from igds.errors import RequestError
 
-_COLUMNS = {"math": ("question", "answer"), "summarization": ("dialogue", "summary")}
+_COLUMNS = {
+    "math": ("question", "answer"),
+    "summarization": ("dialogue", "summary"),
+    "translation": ("source", "target"),
+}
 """Task -> field of its prompt and field of its gold response."""
 
 
@@ -23,7 +27,7 @@ class Init:
 
     overridable: ClassVar[bool] = False
 
-    task: Positional[Literal["math", "summarization"]]
+    task: Positional[Literal["math", "summarization", "translation"]]
     """What the rows are for."""
     output: Path = Path("igds.yaml")
     """File to write."""

@@ -48,7 +48,8 @@ class Model:
     dtype: DType = "auto"
     """Weights and residual stream; auto is float32 on CPU, the checkpoint's dtype on GPU."""
     train_id: str | None = None
-    """Model that will be fine-tuned, when it differs; its tokenizer counts `tokens` budgets."""
+    """Model that will be fine-tuned, when it differs: its tokenizer counts `tokens` budgets, and
+    the task features are measured in it too."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
 
@@ -105,13 +106,13 @@ class Task:
     """What the model is asked to do and how an output is judged."""
 
     name: str = "math"
-    """math, summarization, or an import path `package.module:Class` of a class with `response`
-    and `score`."""
+    """math, summarization, translation, or an import path `package.module:Class` of a class with
+    `response` and `score`."""
     response: str | None = None
     """Template of the gold response for a task of your own, starting with a space, as
     ` {answer}`."""
     metric: str | None = None
-    """Metric of a task of your own: exact_match, math, rouge1, rouge2, rougeL."""
+    """Metric of a task of your own: exact_match, math, rouge1, rouge2, rougeL, chrf, bleu."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -414,7 +415,8 @@ class Runtime:
     threads: int | None = None
     """Threads a worker; all cores divided by the workers when absent."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:0, mps."""
+    """auto, cpu, cuda, cuda:0, map, mps. auto is cuda, then mps, then cpu; with cuda each worker
+    takes a GPU of its own in turn; map spreads one model over all GPUs (needs accelerate)."""
     batch_tokens: int = 4096
     """Padded tokens a forward batch; fixed by the plan, never by free memory."""
     shard_rows: int = 512
@@ -423,8 +425,12 @@ class Runtime:
     def __post_init__(self) -> None:
         """Refuse sizes below 1 and an unknown device."""
         at_least(self, 1, "workers", "threads", "batch_tokens", "shard_rows")
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
-            raise ValueError(f"device must be auto, cpu, cuda, cuda:0 or mps, not {self.device!r}")
+        if not re.fullmatch(r"auto|cpu|map|mps|cuda(:\d+)?", self.device):
+            raise ValueError(
+                f"device must be auto, cpu, cuda, cuda:0, map or mps, not {self.device!r}"
+            )
+        if self.device == "map" and self.workers > 1:
+            raise ValueError("device map is one model on all GPUs: set workers to 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

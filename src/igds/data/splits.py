@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from igds.data.index import load_index
 from igds.data.seeds import seeded_bits
 from igds.errors import RequestError
 
@@ -42,3 +47,21 @@ def split_validation(
         splits[name] = sorted(first[key] for key in ordered[start : start + size])
         start += size
     return splits
+
+
+def confirmation_rows(validation: Path, seed: int, sizes: Mapping[str, int]) -> pa.Array:
+    """Return ids of all rows with a prompt of split S3, which nothing may read before.
+
+    Args:
+        validation: folder of the index of the validation rows.
+        seed: root of the run's random streams.
+        sizes: split -> number of rows; without any there is no S3.
+    """
+    if not sizes:
+        return pa.array([], pa.string())
+    rows = load_index(validation, ["row_id", "prompt_hash", "status"])
+    rows = rows.filter(pc.equal(rows["status"], "ok"))
+    keys = rows["prompt_hash"]
+    splits = split_validation(keys.to_pylist(), seed, sizes)
+    sealed = keys.take(pa.array(splits["S3"], pa.int64())).combine_chunks()
+    return rows.filter(pc.is_in(keys, value_set=sealed))["row_id"].combine_chunks()

@@ -130,3 +130,21 @@ def exact_deltas(
         logprobs = branch_logprobs(model, prefix, layer, chunk, response_ids)
         parts.append(logprobs[1:] - logprobs[0])
     return torch.cat(parts)
+
+
+def check_branches(model: PreTrainedModel) -> None:
+    """Raise RequestError unless the blocks behind an edit go on with more rows than came in.
+
+    Some architectures take the number of rows from the input once, for all blocks.
+    """
+    prefix, nothing = run_prefix(model, [3, 4, 5], [0]), torch.zeros(1, 1, device=model.device)
+    vectors = nothing.expand(1, prefix.states[0].shape[0])
+    try:
+        plain, edited = branch_logprobs(model, prefix, 0, vectors, [6, 7])
+    except RuntimeError as error:
+        raise RequestError(
+            f"{type(model).__name__} cannot be edited: a block takes no more rows than its input "
+            f"has ({error})"
+        ) from error
+    if (plain - edited).abs().max() > 0.05:
+        raise RequestError(f"{type(model).__name__} cannot be edited: its rows do not stay apart")

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from igds.features import FeatureId
+from igds.interventions.exact import check_branches
 from igds.interventions.examples import Example
 from igds.interventions.outputs import Generation, generated_outputs
 from igds.interventions.promoted import promoted_tokens
@@ -51,6 +52,7 @@ class InterventionWork:
         self._spec = ModelSpec(**model)
         self._model = load_causal(self._spec)
         check_head(self._model)
+        check_branches(self._model)
         self._saes = columns_by_layer(saes, [FeatureId.parse(name) for name in features])
         self._coefficient = coefficient
         self._batch_tokens = batch_tokens

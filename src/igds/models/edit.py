@@ -29,7 +29,7 @@ def edit(model: nn.Module, layer: int, change: Change) -> Iterator[list[int]]:
         raise ValueError(f"no block {layer}: the model has {len(blocks)} blocks")
     calls: list[int] = []
 
-    def hook(_block: nn.Module, _inputs: tuple, output: Tensor | tuple[Tensor, ...]) -> object:
+    def hook(_block: nn.Module, _inputs: tuple, output: Tensor | tuple[Any, ...]) -> object:
         changed = change(block_output(output))
         calls.append(len(changed))
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
@@ -55,7 +55,7 @@ def branch(vectors: Float[Tensor, "edits d_model"], position: int) -> Change:
         if hidden.shape[0] != 1:
             raise ValueError(f"an edit branches from one row, not from {hidden.shape[0]}")
         branched = hidden.repeat(1 + len(vectors), 1, 1)
-        branched[1:, position] += vectors.to(hidden.dtype)
+        branched[1:, position] += vectors.to(hidden)
         return branched
 
     return change

@@ -27,6 +27,8 @@ from igds.reporting.values import (
     Run,
     ShownRow,
     Strip,
+    Transfer,
+    Transferred,
 )
 
 GROUPS = ("best", "borderline", "worst")
@@ -44,13 +46,17 @@ def read_run(folder: Path, token_activations: Path) -> Run:
         RequestError: an artifact of a stage that has run misses, or lacks a column or key.
     """
     text = _config_text(folder / "config.yaml")
+    config = YAML(typ="safe", pure=True).load(text)
+    # A run whose configuration names no such model any more may still hold its folder.
+    trained = config["model"].get("train_id") and (folder / "transfer").is_dir()
     return Run(
-        config=YAML(typ="safe", pure=True).load(text),
+        config=config,
         config_text=text,
         manifest=_manifest(folder / "manifest.json"),
         index=_index(folder / "index" / "summary.json"),
         recall=_recall(folder / "recall") if (folder / "recall").is_dir() else None,
         intervene=_intervene(folder / "intervene") if (folder / "intervene").is_dir() else None,
+        transfer=_transfer(folder / "transfer") if trained else None,
         methods=_methods(folder / "score"),
         pool=_pool(folder) if (folder / "select").is_dir() else None,
         rows=_shown_rows(folder, token_activations),
@@ -188,6 +194,28 @@ def _promoted(path: Path) -> dict[FeatureId, tuple[tuple[str, float], ...]]:
         feature = FeatureId.parse(row["feature"])
         found[feature] = (*found.get(feature, ()), (row["token"], row["logit"]))
     return found
+
+
+def _transfer(folder: Path) -> Transfer:
+    summary = read_json(folder / "summary.json", ("model", "reason"))
+    return Transfer(
+        model=summary["model"],
+        reason=summary["reason"] or "",
+        features={} if summary["reason"] else _transferred(folder / "features.parquet"),
+    )
+
+
+def _transferred(path: Path) -> dict[FeatureId, Transferred]:
+    specificity = ("specificity", "specificity_low", "specificity_high")
+    table = read_table(path, ("feature", "frequency", "control_frequency", *specificity))
+    return {
+        FeatureId.parse(row["feature"]): Transferred(
+            frequency=_number(row["frequency"]),
+            control_frequency=_number(row["control_frequency"]),
+            specificity=_interval(row, "specificity", "specificity"),
+        )
+        for row in table.to_pylist()
+    }
 
 
 def _methods(folder: Path) -> dict[str, dict[str, int]]:

@@ -137,6 +137,25 @@ class Intervene:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Transferred:
+    """One task feature in the model that will be trained."""
+
+    frequency: float
+    control_frequency: float
+    specificity: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """The task features in the model that will be trained."""
+
+    model: str
+    reason: str
+    """Why they could not be measured there; empty when they were."""
+    features: dict[FeatureId, Transferred]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """The selection: its columns in pool order, and the facts the stage recorded."""
 
@@ -203,6 +222,8 @@ class Run:
     index: dict[str, Any]
     recall: Recall | None
     intervene: Intervene | None
+    transfer: Transfer | None
+    """None when the model that was looked into is the one that will be trained."""
     methods: dict[str, dict[str, int]]
     """Scoring method -> status -> rows."""
     pool: Pool | None

@@ -75,7 +75,8 @@ class Context:
         name = self.config.model.train_id
         if name is None:
             return None
-        return resolve_model(Model(id=name, dtype="float32"), "cpu", self.base)
+        trained = Model(id=name, dtype=self.config.model.dtype)
+        return resolve_model(trained, self.config.runtime.device, self.base)
 
     @cached_property
     def model_identity(self) -> dict[str, Any]:
@@ -170,7 +171,7 @@ class Context:
             "batch_tokens": runtime.batch_tokens,
             "shard_rows": runtime.shard_rows,
             "threads": worker_threads(runtime),
-            "device": self.model.device.partition(":")[0],
+            "device": self.model.device_type,
         }
 
     def input_identity(self, *stages: str) -> dict[str, str]:

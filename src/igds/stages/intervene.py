@@ -28,6 +28,7 @@ from igds.models.load import load_tokenizer
 from igds.runs.stage import Stage
 from igds.saes.load import open_sae
 from igds.stages.context import Context
+from igds.stages.transfer import measure_transfer
 from igds.tasks.base import MarksAnswer, Task, scored_row
 
 if TYPE_CHECKING:
@@ -39,6 +40,12 @@ PROMOTED = 16
 
 
 def run(context: Context) -> None:
+    """Write `intervene/`, then `transfer/` when another model will be trained."""
+    _identify(context)
+    measure_transfer(context)
+
+
+def _identify(context: Context) -> None:
     """Write `intervene/`: plan, samples, effects, promoted tokens and the task features."""
     settings = context.config.intervene
     assert settings is not None, "the pipeline runs only stages that have a section"

@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.numpy import load_file
 
-from igds.data.index import load_index
-from igds.data.splits import SPLITS, split_validation
+from igds.data.splits import SPLITS, confirmation_rows
 from igds.errors import RequestError
 from igds.models.load import describe
 from igds.reading.statistics import PromptSets, feature_statistics, highest_frequency
@@ -124,7 +123,9 @@ def _read_residuals(context: Context, stage: Stage) -> None:
         [n_rows(shards[place]) for place in missing],
     )
     folder = stage.path / "shards"
-    sealed, d_model = _confirmation_rows(context), describe(context.model).d_model
+    validation = context.run.path / "index" / "validation"
+    sealed = confirmation_rows(validation, context.config.seed, context.split_sizes)
+    d_model = describe(context.model).d_model
     for layer in context.saes:
         column = RESIDUAL_COLUMN.format(layer=layer)
         sets = {
@@ -132,19 +133,6 @@ def _read_residuals(context: Context, stage: Stage) -> None:
             for name in SETS
         }
         stage.write_tensors(f"residuals/L{layer}.safetensors", sets)
-
-
-def _confirmation_rows(context: Context) -> pa.Array:
-    """Return ids of all rows with a prompt of split S3, which nothing may read before."""
-    if not context.split_sizes:
-        return pa.array([], pa.string())
-    columns = ["row_id", "prompt_hash", "status"]
-    rows = load_index(context.run.path / "index" / "validation", columns)
-    rows = rows.filter(pc.equal(rows["status"], "ok"))
-    keys = rows["prompt_hash"]
-    splits = split_validation(keys.to_pylist(), context.config.seed, context.split_sizes)
-    sealed = keys.take(pa.array(splits["S3"], pa.int64())).combine_chunks()
-    return rows.filter(pc.is_in(keys, value_set=sealed))["row_id"].combine_chunks()
 
 
 def _matrix(shards: Sequence[Path], column: str, sealed: pa.Array, d_model: int) -> np.ndarray:

@@ -24,7 +24,8 @@ def run(context: Context) -> None:
     settings = context.config.report
     assert settings is not None, "the pipeline runs only stages that have a section"
     methods = context.config.score.methods if context.config.score else ()
-    wanted = ("recall", "intervene", *(f"score/{method}" for method in methods), "select")
+    scores = [f"score/{method}" for method in methods]
+    wanted = ("recall", "intervene", "transfer", *scores, "select")
     done = [name for name in wanted if context.has_stage(name)]
     identity = context.stage_identity(
         VERSION,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from igds.data.messages import MESSAGES, split_turns
+from igds.data.templates import as_text
 from igds.errors import RequestError
 
 
@@ -59,6 +60,19 @@ class MarksAnswer(Protocol):
             (start, stop): characters from 0, `stop` not included.
         """
         ...
+
+
+def texts(row: Mapping[str, Any], field: str) -> list[str]:
+    """Return the references of a row: the field is a text or a list of texts.
+
+    Raises:
+        ValueError: the list is empty or holds something else.
+    """
+    value = row[field]
+    found = [as_text(item) for item in (value if isinstance(value, list) else [value])]
+    if not found:
+        raise ValueError(f"{field} is an empty list")
+    return found
 
 
 def scored_row(task: Task, row: Mapping[str, Any]) -> Mapping[str, Any]:
