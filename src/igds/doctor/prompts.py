@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from igds.config import schema
 from igds.data.index import with_neutral_columns
@@ -92,7 +92,7 @@ def read_prompts(
     """
     encode_prompts(tokenizer, ["a"])  # a token behind the prompt is refused here
     forms = [rendering, *(replace(rendering, template=template) for template in paraphrases)]
-    bos = tokenizer.bos_token_id
+    bos = cast("int | None", tokenizer.bos_token_id)
     added = bos is not None and bos in added_tokens(tokenizer)[0]
     sets: list[tuple[Ids, ...]] = []
     surplus: list[str] = []
@@ -111,7 +111,7 @@ def read_prompts(
             "template's fields and fits into the context; see `igds run CONFIG --until index`"
         )
     facts = Bos(
-        token=tokenizer.bos_token,
+        token=cast("str | None", tokenizer.bos_token),
         added=added,
         leads=leading_bos(task[0][0], bos) > 0,
         surplus=len(surplus),
