@@ -21,7 +21,7 @@ MAX_NORM = 10
 """Residuals of more than this many median norms are sinks, which SAEs are not trained on."""
 OCTAVES = 7
 """Input scales are tried from 2^-7 to 2^7."""
-_LEVEL = 0.01
+_LEVEL = 0.002
 """Explained variances this close are equal: of such scales the one nearest to 1 is named."""
 
 

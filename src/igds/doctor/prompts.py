@@ -6,9 +6,9 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from igds.config import schema
+from igds.config import inputs, schema
 from igds.data.index import with_neutral_columns
 from igds.data.rendering import Rendering
 from igds.data.seeds import seeded_bits
@@ -62,7 +62,7 @@ class Prompts:
 
 
 def read_prompts(
-    data: schema.Data,
+    data: inputs.Data,
     rendering: Rendering,
     paraphrases: Sequence[Template],
     *,
@@ -92,7 +92,7 @@ def read_prompts(
     """
     encode_prompts(tokenizer, ["a"])  # a token behind the prompt is refused here
     forms = [rendering, *(replace(rendering, template=template) for template in paraphrases)]
-    bos = tokenizer.bos_token_id
+    bos = cast("int | None", tokenizer.bos_token_id)
     added = bos is not None and bos in added_tokens(tokenizer)[0]
     sets: list[tuple[Ids, ...]] = []
     surplus: list[str] = []
@@ -111,7 +111,7 @@ def read_prompts(
             "template's fields and fits into the context; see `igds run CONFIG --until index`"
         )
     facts = Bos(
-        token=tokenizer.bos_token,
+        token=cast("str | None", tokenizer.bos_token),
         added=added,
         leads=leading_bos(task[0][0], bos) > 0,
         surplus=len(surplus),
@@ -148,7 +148,7 @@ def leading_bos(ids: Sequence[int], bos: int | None) -> int:
 
 
 def _draw(
-    sources: Sequence[schema.Source], rendering: Rendering, base: Path, seed: int, limit: int
+    sources: Sequence[inputs.Source], rendering: Rendering, base: Path, seed: int, limit: int
 ) -> list[RawRow]:
     """Return usable rows, spread over all sources: those with the smallest seeded hashes."""
     fields = rendering.template.fields
