@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
+from test_index_chat import build as build_chats
+from test_index_chat import chats
 
 from igds.data.index_files import INDEX_SCHEMA, IndexWriter
 from igds.errors import RequestError
+from igds.exports.rows import Chosen
 from igds.exports.run import export_run
+from igds.exports.trl import write_trl
 from igds.rows import canonical
 from igds.runs.folder import RunFolder
 
@@ -101,6 +106,14 @@ def test_trl_reads_messages_of_chat_rows(tmp_path: Path) -> None:
     notes = export_run(chat_run(tmp_path), path, "trl", "rank")
     assert load(path, tmp_path) == [{"messages": CHATS[n]} for n in ORDER]
     assert "assistant_only_loss=True" in notes[1]
+
+
+def test_conversations_from_the_index_to_a_trainer(tmp_path: Path) -> None:
+    names = {"user": "human", "assistant": "gpt", "system": "system"}
+    share = [{"from": names[turn["role"]], "value": turn["content"]} for turn in CHATS[1]]
+    build_chats(tmp_path, chats(tmp_path, CHATS[0], share))
+    write_trl(tmp_path / "out.jsonl", Chosen(tmp_path / "index", np.array([True, True])))
+    assert load(tmp_path / "out.jsonl", tmp_path) == [{"messages": turns} for turns in CHATS[:2]]
 
 
 def test_a_huge_row_is_read_back(tmp_path: Path) -> None:

@@ -274,6 +274,17 @@ def test_duplicates_take_nothing_of_a_quota():
     assert result.reason == ["duplicate", "top", "quota", "top"]
 
 
+def test_rows_beyond_their_prompt_take_nothing_of_a_quota():
+    result = pick(
+        [6, 5, 4, 3.0],
+        Budget(rows=2),
+        prompt=[0, 0, 1, 2],
+        per_prompt=1,
+        quotas=quotas([3, 1], "0.5", None),
+    )
+    assert result.reason == ["top", "per_prompt", "quota", "top"]
+
+
 def test_quotas_that_leave_too_few_are_refused_with_the_counts():
     with pytest.raises(
         RequestError, match=r"asks for 4 rows, but only 3 can be chosen.*2 more are over the quota"

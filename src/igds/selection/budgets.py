@@ -107,9 +107,10 @@ def choose(
         raise RequestError(
             f"the budget asks for {wanted} rows, but only {len(eligible)} can be chosen: "
             f"{n_ok} rows have status ok, {len(order)} have a pool score, "
-            f"{len(order) - len(unique)} of those are duplicates, {len(unique) - len(eligible)} "
-            "more have enough rows of their prompt before them or are over the quota of their "
-            "source; lower select.budget or raise the quotas"
+            f"{len(order) - len(unique)} of those are duplicates, {len(unique) - len(distinct)} "
+            "more have enough rows of their prompt before them, "
+            f"{len(distinct) - len(eligible)} more are over the quota of their source; "
+            "lower select.budget"
         )
     chosen, left = eligible[:wanted], eligible[wanted:]
     cut = float(pool_score[chosen[-1]])
