@@ -27,6 +27,7 @@ format: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m igds.config.reference docs/config.md
+	$(BIN)/python -m igds.sae_training.reference docs/saes.md
 	$(BIN)/python -m pytest tests/unit/test_docs.py
 
 # The stamps make a second call install nothing; a changed dependency list makes it install again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import platform
@@ -9,10 +10,33 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from igds.config.load import ConfigFile
+    from igds.models.load import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "configs" / "quickstart"
+
+
+def set_up() -> tuple[ConfigFile, ModelSpec]:
+    """Take all cores, print the machine, and return the quickstart's settings and its model."""
+    import torch
+
+    import igds
+    from igds.models.load import resolve_model
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    print_machine()
+    file = igds.load_config(QUICKSTART / "igds.yaml")
+    return file, resolve_model(file.config.model, "cpu", file.base)
+
+
+def read_rows(name: str) -> list[dict[str, str]]:
+    """Return the rows of one of the quickstart's data files, by its name without endings."""
+    text = gzip.decompress((QUICKSTART / "data" / f"{name}.jsonl.gz").read_bytes()).decode()
+    return [json.loads(line) for line in text.split("\n") if line]
 
 
 def print_machine() -> None:

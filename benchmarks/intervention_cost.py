@@ -13,9 +13,6 @@ sample, nats per response token. The screen serves 200 features of each block at
 
 from __future__ import annotations
 
-import gzip
-import json
-import os
 import random
 from functools import partial
 from typing import Any
@@ -23,8 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import igds
-from _common import QUICKSTART, interleaved, print_machine, print_result, ratio
+from _common import interleaved, print_result, ratio, read_rows, set_up
 from igds.data.templates import parse_template
 from igds.data.tokens import encode_prompts, encode_responses
 from igds.features import FeatureId
@@ -32,7 +28,7 @@ from igds.interventions.exact import exact_deltas, run_prefix
 from igds.interventions.examples import Example
 from igds.interventions.screen import gradient_screen
 from igds.models.blocks import decoder_blocks
-from igds.models.load import load_causal, load_tokenizer, resolve_model
+from igds.models.load import load_causal, load_tokenizer
 from igds.saes.sae import SAE
 from igds.tasks.registry import load_task
 
@@ -46,10 +42,7 @@ BATCH_TOKENS = 4096
 
 def main() -> None:
     """Print the machine, the seconds of each arm, and the ratios."""
-    torch.set_num_threads(os.cpu_count() or 1)
-    print_machine()
-    file = igds.load_config(QUICKSTART / "igds.yaml")
-    spec = resolve_model(file.config.model, "cpu", file.base)
+    file, spec = set_up()
     model = load_causal(spec)
     example = read_example(file, load_tokenizer(spec))
     vectors = {block: directions(model, example, block) for block in BLOCKS}
@@ -93,9 +86,7 @@ def read_example(file: Any, tokenizer: Any) -> Example:
     """Return the end of a prompt and the start of its gold response, of the declared lengths."""
     task = load_task(file.config.task, file.base)
     template = parse_template(file.config.prompts.template or task.template)
-    text = gzip.decompress((QUICKSTART / "data" / "validation.jsonl.gz").read_bytes()).decode()
-    for line in text.split("\n"):
-        row = json.loads(line)
+    for row in read_rows("validation"):
         (prompt,) = encode_prompts(tokenizer, [template.render(row)])
         (response,) = encode_responses(tokenizer, [task.response(row)])
         if len(prompt) >= PROMPT and len(response) >= ANSWER:

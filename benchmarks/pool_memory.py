@@ -21,6 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pyarrow as pa
+
 import igds
 from _common import QUICKSTART, print_machine, print_result
 from igds.config.load import ConfigFile
@@ -101,7 +103,7 @@ def read_summary(context: ConstantContext) -> dict[str, Any]:
 
 def topk_us_per_active_row(context: ConstantContext) -> float:
     """Return the cost of reading one active feature of the TopK SAE, median of 5."""
-    sae = context.load_sae(max(context.sae_paths))
+    sae = context.load_sae(max(context.saes))
     rows = (sae.W_enc[:, :1].T * 100).repeat(2048, 1)
     assert bool((sae.encode_columns(rows, [0]) > 0).all())
     seconds = []
@@ -137,12 +139,15 @@ def config_file(folder: Path) -> ConfigFile:
 
 def plant_findings(context: ConstantContext) -> None:
     """Write what the score stage needs of recall and intervene: one task feature, no residuals."""
-    feature = f"L{max(context.sae_paths)}/0"
+    feature = f"L{max(context.saes)}/0"
     for name in ("recall", "intervene"):
         stage = Stage.open(context.run.path / name, identity={"planted": True}, plan={})
         if name == "intervene":
             found = {"outcome": "unconfirmed", "features": [feature], "order": [feature]}
             stage.write_json("task_features.json", {**found, "reason": "planted"})
+            effects = {"feature": [feature], "split": ["S2"], "position": ["read"]}
+            effects |= {"delta": [0.0]}
+            stage.write_table("effects.parquet", pa.table(effects))
         stage.commit()
 
 

@@ -23,10 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 import igds
-from _common import QUICKSTART
+from _common import QUICKSTART, ROOT
 from igds.errors import RequestError, WorkError
 from igds.pipeline import Run
 from igds.progress import make_progress
+from igds.runs.stage import StageMismatch
 from igds.selection.tables import read_pool_scores
 from igds.stats.auroc import auroc
 
@@ -50,6 +51,9 @@ def main() -> int:
         run = igds.run(
             igds.load_config(CONFIG, overrides(arguments.model)), progress=make_progress()
         )
+    except StageMismatch as error:
+        print(f"error: {error.found}\n{advice(arguments.model)}", file=sys.stderr)
+        return 2
     except RequestError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -71,6 +75,17 @@ def overrides(model: str | None) -> list[str]:
     return ["--model.id", model, "--name", f"quickstart-{Path(model).name}"]
 
 
+def advice(model: str | None) -> str:
+    """Return how to go on when the run folder holds the work of other settings."""
+    words = overrides(model)
+    config = CONFIG.relative_to(ROOT)
+    again = " ".join([".venv/bin/igds run", str(config), *words, "--overwrite"])
+    return (
+        f"Delete runs/{words[-1] if words else 'quickstart'}, or set another `name` in {config}, "
+        f"and run again; or make these stages again by `{again}`."
+    )
+
+
 def features_table(run: Run) -> Table:
     """Return the features that were measured on S3, best on S2 first, the task features marked."""
     outcome = json.loads((run.folder.path / "intervene" / "task_features.json").read_text())
@@ -83,7 +98,8 @@ def features_table(run: Run) -> Table:
         caption="\n".join(["Passed over:", *refused]) if refused else None,
         caption_justify="left",
     )
-    for heading in ("feature", "frequency", "control", "specificity", "delta", "label", "status"):
+    headings = ("feature", "frequency", "control", "specificity", "delta", "p", "label", "status")
+    for heading in headings:
         table.add_column(heading, no_wrap=True)
     for name in (name for name in outcome["order"] if name in measured):
         fact, effect = recalled[name], measured[name]
@@ -93,8 +109,9 @@ def features_table(run: Run) -> Table:
             f"{fact['control_frequency']:.2f}",
             _interval(fact, "specificity", ".2f"),
             _interval(effect, "delta", "+.4f"),
+            f"{effect['p_family']:.4f}",
             effect["label"],
-            "UNCONFIRMED",
+            outcome["outcome"].upper() if name in chosen else "",
         )
     return table
 

@@ -4,41 +4,40 @@
 
 512 GSM8K prompts (the quickstart's 440 task rows, the first again), SmolLM2 and the SAEs of the
 quickstart; imports and model loading are not timed. `bare`: the model cut at the deepest SAE
-block, on ready batches. `score`: the score stage's loop, read, tokenize, forward, encode, write.
-`recall`: the recall stage's loop over all SAE blocks, then every feature's statistics and
-each SAE's quality. Control and validation prompts only add prompts, so the prior alone is timed.
+block, on ready batches. `score`: what the index does for the score stage, tokenizing and writing
+the token ids, then that stage's loop: read, forward, encode, write. `recall`: the same for the
+recall stage over all SAE blocks, then every feature's statistics and each SAE's quality. Control
+and validation prompts only add prompts, so the prior alone is timed.
 """
 
 from __future__ import annotations
 
-import gzip
 import itertools
-import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from transformers import PreTrainedTokenizerBase
 
-import igds
-from _common import QUICKSTART, interleaved, print_machine, print_result, ratio
+from _common import interleaved, print_result, ratio, read_rows, set_up
 from igds.data.templates import parse_template
 from igds.data.tokens import encode_prompts
 from igds.features import FeatureId
 from igds.methods.registry import Ingredients, resolve_method
 from igds.methods.work import ScoreWork
-from igds.models.load import ModelSpec, load_blocks, load_tokenizer, resolve_model
+from igds.models.load import ModelSpec, load_blocks, load_tokenizer
 from igds.reading.batches import plan_batches
 from igds.reading.residuals import pad_right
 from igds.reading.statistics import PromptSets, feature_statistics
 from igds.reading.work import RESIDUAL_COLUMN, ResidualWork, as_matrix, row_ranges
 from igds.runs.stage import Stage
-from igds.saes.load import load_sae
+from igds.saes.load import SAESpec, load_sae
 from igds.saes.quality import sae_quality
 
 ROWS = 512
@@ -48,14 +47,11 @@ BATCH_TOKENS = 4096
 
 def main() -> None:
     """Print the machine, the seconds of each arm, and the two ratios."""
-    torch.set_num_threads(os.cpu_count() or 1)
-    print_machine()
-    file = igds.load_config(QUICKSTART / "igds.yaml")
-    spec = resolve_model(file.config.model, "cpu", file.base)
+    file, spec = set_up()
     saes = {int(Path(sae.path).name[1:]): str(file.base / sae.path) for sae in file.config.saes}
     prompts = read_prompts(str(file.config.prompts.template))
     with tempfile.TemporaryDirectory() as folder:
-        index = write_index(Path(folder) / "index", prompts)
+        index = Index(folder=Path(folder), prompts=prompts, tokenizer=load_tokenizer(spec))
         arms = {
             "bare": bare_arm(spec, prompts, max(saes) + 1),
             "score": score_arm(spec, saes, index),
@@ -74,28 +70,33 @@ def main() -> None:
 
 def read_prompts(template: str) -> list[str]:
     """Return the rendered prompts; duplicates are kept."""
-    rows = []
-    for name in ("prior", "validation"):
-        text = gzip.decompress((QUICKSTART / "data" / f"{name}.jsonl.gz").read_bytes()).decode()
-        rows += [json.loads(line) for line in text.split("\n") if line]
+    rows = read_rows("prior") + read_rows("validation")
     render = parse_template(template).render
     return [render(row) for row in itertools.islice(itertools.cycle(rows), ROWS)]
 
 
-def write_index(folder: Path, prompts: Sequence[str]) -> Path:
-    """Return a folder with the prompts as an index of rows with status ok."""
-    folder.mkdir()
-    table = pa.table(
-        {
-            "row_id": [f"{place:032x}" for place in range(len(prompts))],
-            "status": ["ok"] * len(prompts),
-            "prompt": list(prompts),
-            "n_prompt_tokens": pa.array([0] * len(prompts), pa.int32()),
-            "n_response_tokens": pa.array([0] * len(prompts), pa.int32()),
-        }
-    )
-    pq.write_table(table, folder / "rows-00000.parquet")
-    return folder
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """The prompts as an index of rows with status ok, tokenized at each writing."""
+
+    folder: Path
+    prompts: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase
+
+    def write(self) -> Path:
+        """Tokenize the prompts, write the index and return its folder."""
+        ids = encode_prompts(self.tokenizer, self.prompts)
+        table = pa.table(
+            {
+                "row_id": [f"{place:032x}" for place in range(len(ids))],
+                "status": ["ok"] * len(ids),
+                "prompt_ids": pa.array(ids, pa.list_(pa.int32())),
+                "n_prompt_tokens": pa.array(map(len, ids), pa.int32()),
+                "n_response_tokens": pa.array([0] * len(ids), pa.int32()),
+            }
+        )
+        pq.write_table(table, self.folder / "rows-00000.parquet")
+        return self.folder
 
 
 def bare_arm(spec: ModelSpec, prompts: Sequence[str], n_blocks: int) -> Callable[[], None]:
@@ -112,27 +113,27 @@ def bare_arm(spec: ModelSpec, prompts: Sequence[str], n_blocks: int) -> Callable
     return forward
 
 
-def score_arm(spec: ModelSpec, saes: dict[int, str], index: Path) -> Callable[[], None]:
+def score_arm(spec: ModelSpec, saes: dict[int, str], index: Index) -> Callable[[], None]:
     """Return the score stage's loop for one feature at the deepest SAE block."""
     given = Ingredients(
         features=(FeatureId(max(saes), 0),),
-        saes={layer: load_sae(path, layer) for layer, path in saes.items()},
-        sae_paths=saes,
-        residuals=index,  # which a feature's method does not read
+        saes={layer: SAESpec(path=path, source=path, release="") for layer, path in saes.items()},
+        residuals=index.folder,  # which a feature's method does not read
+        deltas={FeatureId(max(saes), 0): 0.0},
         aggregate="raw",
         seed=0,
     )
     method = asdict(resolve_method("igds", given))
     work = ScoreWork(model=asdict(spec), methods=[method], **_plan())
-    return lambda: _written(index, work)
+    return lambda: _written(index.write(), work)
 
 
-def recall_arm(spec: ModelSpec, saes: dict[int, str], index: Path) -> Callable[[], None]:
+def recall_arm(spec: ModelSpec, saes: dict[int, str], index: Index) -> Callable[[], None]:
     """Return the recall stage's loop over all SAE blocks, then all features of each SAE."""
     work = ResidualWork(model=asdict(spec), layers=sorted(saes), **_plan())
 
     def loop() -> None:
-        residuals = _written(index, work)
+        residuals = _written(index.write(), work)
         for layer, path in saes.items():
             matrix = as_matrix(residuals[RESIDUAL_COLUMN.format(layer=layer)])
             prior = torch.from_numpy(matrix.copy())

@@ -14,8 +14,88 @@ from transformers import (
 
 from igds.saes.sae import SAE
 
-FAMILIES = ("gemma2", "gemma3_text", "llama", "qwen2", "qwen3")
-"""Model types that `tiny_model` builds; Gemma 2 with soft caps, both Gemmas with a window of 8."""
+_EXPERTS = {"num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4}
+_MIXED = _EXPERTS | {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
+_LATENT = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4}
+_SETTINGS = {
+    "cohere": {"logit_scale": 0.25},
+    "cohere2": {"logit_scale": 0.25, "sliding_window": 8},
+    "deepseek_v3": _MIXED
+    | _LATENT
+    | {"v_head_dim": 8, "n_group": 1, "topk_group": 1, "n_shared_experts": 1}
+    | {"num_key_value_heads": 4, "head_dim": 4, "first_k_dense_replace": 1},
+    "exaone4": {"sliding_window": 8},
+    "gemma2": {
+        "sliding_window": 8,
+        "query_pre_attn_scalar": 8,
+        "attn_logit_softcapping": 5.0,
+        "final_logit_softcapping": 10.0,
+    },
+    "gemma3_text": {"sliding_window": 8, "query_pre_attn_scalar": 8},
+    "gemma4_text": {
+        "sliding_window": 8,
+        "hidden_size_per_layer_input": 4,
+        "num_kv_shared_layers": 0,
+    }
+    | {"hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": 259},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 8},
+    "gpt_oss": _MIXED | {"sliding_window": 8},
+    "gptj": {"rotary_dim": 4},
+    "granite": {"logits_scaling": 4.0, "residual_multiplier": 0.5, "embedding_multiplier": 2.0},
+    "granite_swa": {"logits_scaling": 4.0, "sliding_window": 8},
+    "granitemoe": _MIXED | {"logits_scaling": 4.0},
+    "mistral": {"sliding_window": 8},
+    "mixtral": _MIXED,
+    "olmo3": {"sliding_window": 8},
+    "olmoe": _MIXED,
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},
+    "phi3": {"sliding_window": 8},
+    "phimoe": _MIXED,
+    "qwen2_moe": _MIXED | {"shared_expert_intermediate_size": 32},
+    "qwen3_moe": _MIXED,
+    "starcoder2": {"sliding_window": 8},
+    "vaultgemma": {"sliding_window": 8},
+}
+"""What a family's tiny config has beside the settings that all share; windows are 8 tokens."""
+
+FAMILIES = (
+    "cohere",
+    "gemma2",
+    "gemma3_text",
+    "gpt2",
+    "gpt_neox",
+    "llama",
+    "mistral",
+    "olmo2",
+    "phi3",
+    "qwen2",
+    "qwen3",
+)
+"""Model types that are tested in depth."""
+
+MORE_FAMILIES = (
+    "arcee", "cohere2", "deepseek_v3", "ernie4_5", "exaone4", "falcon", "gemma", "gemma4_text",
+    "glm", "glm4", "gpt_neo", "gpt_oss", "gptj", "granite", "granite_swa", "granitemoe", "helium",
+    "hunyuan_v1_dense", "mixtral", "nemotron", "olmo", "olmo3", "olmoe", "opt", "persimmon", "phi",
+    "phimoe", "qwen2_moe", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2",
+    "vaultgemma",
+)  # fmt: skip
+"""Model types that are tested once each."""
+
+_PLACES = {
+    "falcon": "transformer.h",
+    "gpt2": "transformer.h",
+    "gpt_neo": "transformer.h",
+    "gpt_neox": "gpt_neox.layers",
+    "gptj": "transformer.h",
+    "opt": "model.decoder.layers",
+}
+"""Where a family's causal model keeps its blocks, if not in `model.layers`."""
+
+
+def blocks_of(model: PreTrainedModel) -> torch.nn.Module:
+    """Return the blocks of a causal model by the name that its family gives them."""
+    return model.get_submodule(_PLACES.get(model.config.model_type, "model.layers"))
 
 
 def tiny_tokenizer(*, bos: bool = True) -> PreTrainedTokenizerFast:
@@ -54,10 +134,9 @@ def tiny_config(family: str) -> PreTrainedConfig:
         # Wide enough that blocks change the stream by its own size, as trained models do.
         "initializer_range": 0.3,
     }
-    if family.startswith("gemma"):
-        settings |= {"sliding_window": 8, "query_pre_attn_scalar": 8}
-    if family == "gemma2":
-        settings |= {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 10.0}
+    settings |= _SETTINGS.get(family, {})
+    if family == "falcon":
+        del settings["head_dim"]  # which it derives
     return AutoConfig.for_model(family, **settings)
 
 
@@ -65,8 +144,7 @@ def tiny_model(family: str = "llama", seed: int = 0) -> PreTrainedModel:
     """Return a random float32 causal model in eval mode, the same for the same seed."""
     torch.manual_seed(seed)
     config = tiny_config(family)
-    attention = "eager" if family == "gemma2" else "sdpa"
-    return AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    return AutoModelForCausalLM.from_config(config).eval()
 
 
 def save_tiny(folder: Path, family: str = "llama") -> PreTrainedModel:

@@ -35,6 +35,8 @@ intervene:
   order_rows: 6
   confirm_rows: 6
   screen_keep: 4
+  controls: 19
+  screen_check: 2
   exact_keep: 3
   confirm_n: 2
   allow_unconfirmed: true
@@ -94,7 +96,7 @@ def build_project(folder: Path) -> Path:
 def run(project: Path, *overrides: str, **options: Any) -> Run:
     """Run the project's configuration with overrides."""
     file = load_config(project / "igds.yaml", list(overrides))
-    return igds.run(file, progress=SilentProgress(), **options)
+    return igds.run(file, **{"progress": SilentProgress(), **options})
 
 
 def computed_files(folder: Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ _EXPORTS = {
     "recall": "igds.reading.statistics",
     "intervene": "igds.interventions.api",
     "feature_resonant_scores": "igds.methods.resonance",
+    "load_model": "igds.models.load",
     "load_sae": "igds.saes.load",
     "FeatureId": "igds.features",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -17,11 +17,12 @@ from igds.config.identity import dump_yaml
 from igds.config.load import ConfigFile
 from igds.config.schema import Recall
 from igds.data.index import load_index
-from igds.errors import RequestError, WorkError
+from igds.errors import RequestError, WorkError, did_you_mean
 from igds.executors.make import make_executor, worker_threads
 from igds.features import FeatureId
 from igds.progress import Progress, make_progress
 from igds.runs.folder import RunFolder
+from igds.runs.git import git_state
 from igds.runs.lock import RunLock
 from igds.runs.memory import peak_rss_mb
 from igds.runs.stage import committed_identity, stage_state
@@ -109,10 +110,10 @@ def run(
             given = replace(context, overwrite=False) if only not in (None, name) else context
             if name in ("index", "report"):
                 # The page shows the record. A run that is refused leaves it as it was.
-                _describe(given, first=name == "index")
+                _describe(given, wanted, first=name == "index")
             with _recorded(folder, name):
                 import_module(f"igds.stages.{name}").run(given)
-        _describe(context)
+        _describe(context, wanted)
     return Run(folder)
 
 
@@ -136,6 +137,8 @@ def diagnose(file: ConfigFile, *, limit: int = 128, progress: Progress | None = 
     from igds.models.load import describe, load_tokenizer
 
     config = file.config
+    if config.prompts.chat_template:
+        raise RequestError("igds doctor reads raw templates: it cannot judge chat prompts yet")
     context = _context(file, False, progress or make_progress())
     torch.set_num_threads(worker_threads(config.runtime))
     prompts = read_prompts(
@@ -151,7 +154,7 @@ def diagnose(file: ConfigFile, *, limit: int = 128, progress: Progress | None = 
     readings = read_all(
         context.model,
         prompts,
-        list(context.sae_paths),
+        list(context.saes),
         batch_tokens=config.runtime.batch_tokens,
         seed=config.seed,
         progress=context.progress,
@@ -180,7 +183,7 @@ def _context(file: ConfigFile, overwrite: bool, progress: Progress) -> Context:
     return Context(
         config=config,
         base=file.base,
-        run=RunFolder(file.base / config.runs_dir / config.name),
+        run=RunFolder((file.base / config.runs_dir / config.name).resolve()),
         executor=make_executor(config.runtime),
         progress=progress,
         overwrite=overwrite,
@@ -191,11 +194,20 @@ def _wanted(context: Context, until: str | None, only: str | None) -> list[str]:
     """Return the stages to run, in order.
 
     Raises:
-        RequestError: a stage that is asked for has no section, or its inputs are not there.
+        ValueError: a stage that is asked for is none or has no section, or its inputs are not
+            there or have no section.
     """
+    wanted = _asked_for(context, until, only)
+    context.config.check_stages(wanted)
+    return wanted
+
+
+def _asked_for(context: Context, until: str | None, only: str | None) -> list[str]:
     config = context.config
     present = [name for name in STAGES if name == "index" or getattr(config, name) is not None]
     asked = only or until
+    if asked is not None and asked not in STAGES:
+        raise RequestError(f"there is no stage {asked!r}; {did_you_mean(asked, STAGES)}")
     if asked is not None and asked not in present:
         raise RequestError(f"the configuration has no section {asked!r}: add one to run the stage")
     if only is not None:
@@ -220,10 +232,12 @@ def _is_there(context: Context, name: str) -> bool:
 
 @contextmanager
 def _recorded(folder: RunFolder, name: str) -> Iterator[None]:
-    """Write a stage's start, end and failure to the events, its cost to the manifest."""
+    """Write a stage's end, failure or skipping to the events, its cost to the manifest.
+
+    The stage itself writes its start, once it knows that there is work (`Context.open_stage`).
+    """
     started = time.monotonic()
     before = _committed(folder, name)
-    folder.event("stage_started", stage=name)
     try:
         yield
     except BaseException as error:
@@ -231,11 +245,13 @@ def _recorded(folder: RunFolder, name: str) -> Iterator[None]:
         with suppress(OSError, WorkError):
             folder.event("stage_failed", stage=name, error=f"{type(error).__name__}: {error}")
         raise
+    if _committed(folder, name) == before:
+        folder.event("stage_skipped", stage=name)
+        return
     seconds = round(time.monotonic() - started, 3)
     folder.event("stage_finished", stage=name, seconds=seconds)
-    if _committed(folder, name) != before:
-        cost = {"seconds": seconds, "driver_peak_rss_mb": round(peak_rss_mb(), 1)}
-        folder.update_manifest({"stages": {**folder.manifest().get("stages", {}), name: cost}})
+    cost = {"seconds": seconds, "driver_peak_rss_mb": round(peak_rss_mb(), 1)}
+    folder.update_manifest({"stages": {**folder.manifest().get("stages", {}), name: cost}})
 
 
 def _committed(folder: RunFolder, name: str) -> list[tuple[str, int]]:
@@ -245,7 +261,7 @@ def _committed(folder: RunFolder, name: str) -> list[tuple[str, int]]:
     return sorted((str(file), file.stat().st_mtime_ns) for file in whole)
 
 
-def _describe(context: Context, *, first: bool = False) -> None:
+def _describe(context: Context, wanted: Sequence[str], *, first: bool = False) -> None:
     """Write `config.yaml`, and what the manifest says of the run as a whole.
 
     With `first` only where there is no record yet.
@@ -259,7 +275,15 @@ def _describe(context: Context, *, first: bool = False) -> None:
         "seed": context.config.seed,
         "versions": {package: version(package) for package in RECORDED},
         "model": {"id": model.id, "revision": model.revision, **context.model_identity},
-        "saes": context.sae_identity,
+        # The index alone needs no SAE; any other run learns at once that one is missing.
+        "saes": context.sae_identity if list(wanted) != ["index"] else None,
+        "data": context.data_identity,
+        "git": git_state(Path.cwd()),
+        "sae_sources": (
+            {f"L{layer}": spec.source for layer, spec in context.saes.items()}
+            if list(wanted) != ["index"]
+            else None
+        ),
         "plan": context.plan(),
         "splits": context.split_sizes,
         "overlap": context.config.data.overlap,

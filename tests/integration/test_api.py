@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.helpers import FAMILIES, tiny_model, tiny_tokenizer
+from tests.helpers import FAMILIES, save_tiny, tiny_model, tiny_tokenizer
 from tests.tiny_project import tiny_sae
 
 import igds
 from igds.features import FeatureId
+from igds.saes.sae import check_saes
 
 PROMPTS = [f"{'so ' * (place % 5)}{place * 37} and {place * 11}\nSum:" for place in range(12)]
 LAYER = 2
@@ -63,6 +64,64 @@ def test_recall_counts_equal_plain_transformers(family):
         table["frequency"].to_numpy(), (acts > 0).double().mean(dim=0).numpy(), atol=1e-12
     )
     assert table["recalled"].to_pylist() == ((acts > 0).double().mean(dim=0) >= 0.5).tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"prompts": PROMPTS[0]}, "prompts is one text: give a list"),
+        ({"prompts": []}, "prompts is empty"),
+        ({"saes": []}, "saes is empty"),
+        ({"min_frequency": 80.0}, "min_frequency is a share over 0 and at most 1, not 80"),
+    ],
+)
+def test_recall_refuses_what_is_no_request(changes, said):
+    wanted = {"saes": [tiny_sae(LAYER)], "prompts": PROMPTS} | changes
+    with pytest.raises(ValueError, match=said):
+        igds.recall(tiny_model(), tiny_tokenizer(), **wanted)
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS[0], []])
+def test_scores_of_no_list_are_refused(prompts):
+    with pytest.raises(ValueError, match="prompts is"):
+        igds.feature_resonant_scores(
+            tiny_model(), tiny_tokenizer(), [tiny_sae(LAYER)], [FeatureId(LAYER, 3)], prompts
+        )
+
+
+@pytest.mark.parametrize(
+    ("responses", "said"),
+    [
+        ([" 1"] * 11, "12 prompts but 11 responses"),
+        ([" 1"] * 11 + ["2"], r"responses\[11\] begins '2' right behind .*Sum:"),
+        ([" 1"] * 11 + [""], r"responses\[11\] begins ''"),
+        (" 1", "responses is one text"),
+    ],
+)
+def test_intervene_refuses_rows_that_do_not_pair_up(responses, said):
+    features = [FeatureId(LAYER, 3)]
+    with pytest.raises(ValueError, match=said):
+        igds.intervene(
+            tiny_model(), tiny_tokenizer(), [tiny_sae(LAYER)], features, PROMPTS, responses
+        )
+
+
+def test_one_sae_in_place_of_a_list_is_refused():
+    with pytest.raises(ValueError, match=r"saes is one SAE: give a list, \[sae\]"):
+        check_saes(tiny_sae(LAYER))
+
+
+def test_load_model_gives_what_a_run_loads(tmp_path, monkeypatch):
+    saved = save_tiny(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    model, tokenizer = igds.load_model("model", device="cpu")
+    assert not model.training
+    assert not any(weight.requires_grad for weight in model.parameters())
+    ids = tokenizer(PROMPTS[0], return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, saved(ids).logits)
+    with pytest.raises(ValueError, match="there is no .*absent"):
+        igds.load_model("./absent")
 
 
 def test_every_public_name_is_there():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,7 +55,13 @@ def test_commands_from_run_to_export(project: Path) -> None:
     done = igds(project, "run", "igds.yaml")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith("runs/tiny/report/index.html")
-    assert "score: reading the pool: 4 done" in done.stderr
+    # 20 prior, 18 validation, 20 control rows; control and validation in other templates too
+    assert "recall: reading prompts: 96 done" in done.stderr
+    assert "score: reading the pool: 60 done" in done.stderr
+    assert re.search(
+        r"^recall: \d+ of 48 features recalled \(L1: \d+, L2: \d+\)$", done.stderr, re.M
+    )
+    assert "note: 20 prior rows; frequencies want at least 200" in done.stderr
 
     again = igds(project, "select", "igds.yaml", "--select.budget.rows", "7")
     assert again.returncode == 0, again.stderr
@@ -67,7 +74,7 @@ def test_commands_from_run_to_export(project: Path) -> None:
 
     explained = igds(project, "explain", "runs/tiny", selection[0]["row_id"])
     assert explained.returncode == 0, explained.stderr
-    assert f"rank: {selection[0]['rank']}" in explained.stdout
+    assert f"rank: {selection[0]['rank']} of 60 scored (7 kept, cut" in explained.stdout
 
     exported = igds(project, "export", "runs/tiny", "--output", "out.jsonl")
     assert exported.returncode == 0, exported.stderr
@@ -109,11 +116,13 @@ def test_a_signal_leaves_nothing_running_or_locked(project: Path, number: int, c
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--until", "evaluate"], "evaluate"),
+        (["--until", "recal"], "there is no stage 'recal'; did you mean recall?"),
         (["--runtime.executor", "ray"], "ray"),
-        (["--data.prior.0.path", "absent.jsonl"], "absent.jsonl"),
+        (["--data.prior.0.path", "absent.jsonl"], "data.prior.0.path: "),
+        (["--data.pool.0.path", "absent.jsonl"], "absent.jsonl: no such file or folder"),
+        (["--intervene.confirm-rows", "7"], "intervene.confirm_rows 7 asks for 19"),
         (["--model.id", "absent/folder"], "absent/folder"),
-        (["--saes.0.path", "absent"], "absent"),
+        (["--saes.0.path", "absent"], "saes.0.path: there is no folder"),
         (["--select.budget.rows", "1000"], "only 60 rows"),
     ],
 )

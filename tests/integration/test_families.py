@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import FAMILIES, save_tiny
+from helpers import FAMILIES, blocks_of, save_tiny
 from transformers import AutoModelForCausalLM
 
 from igds.config import schema
@@ -33,7 +33,7 @@ def block_outputs(model, ids, mask):
     seen = []
     hooks = [
         block.register_forward_hook(lambda _block, _args, output: seen.append(output))
-        for block in model.model.layers
+        for block in blocks_of(model)
     ]
     with torch.no_grad():
         result = model(ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
@@ -119,6 +119,6 @@ def test_the_kernel_is_the_one_transformers_would_choose(spec, plain):
 
 def test_sizes_come_from_the_config(spec, plain):
     shape = describe(spec)
-    assert shape.n_blocks == len(plain.model.layers)
+    assert shape.n_blocks == len(blocks_of(plain))
     assert (shape.vocab, shape.d_model) == tuple(plain.get_input_embeddings().weight.shape)
     assert shape.context == 128

@@ -23,7 +23,7 @@ from igds.interventions.api import intervene
 from igds.interventions.effects import effects_of
 from igds.interventions.examples import Example, make_examples
 from igds.interventions.promoted import promoted_tokens
-from igds.interventions.samples import SAMPLES, exact_samples
+from igds.interventions.samples import SAMPLES, control_samples, exact_samples
 from igds.interventions.screen import gradient_screen, read_gradients
 from igds.interventions.work import InterventionWork, example_shards, promoted_shard
 from igds.models.blocks import decoder_blocks
@@ -73,7 +73,11 @@ def test_planted_deltas():
 def test_planted_labels_by_the_public_function():
     tokenizer = tiny_tokenizer(bos=False)
     prompts, responses = planted_rows(40)
-    texts = [tokenizer.decode(ids) for ids in prompts], [tokenizer.decode(i) for i in responses]
+    # A response that begins with a letter may only follow white space.
+    texts = (
+        [tokenizer.decode(ids) + "\n" for ids in prompts],
+        [tokenizer.decode(ids) for ids in responses],
+    )
     effects = intervene(planted_model(), tokenizer, [planted_sae()], FEATURES, *texts)
     labels = dict(zip(effects["feature"].to_pylist(), effects["label"].to_pylist(), strict=True))
     assert labels["L1/0"] == "helpful"
@@ -190,7 +194,7 @@ def test_logprobs_in_blocks_are_the_models_own(family, monkeypatch):
     ids, targets = torch.arange(3, 24).view(3, 7), torch.tensor([9, 8, 258, 0, 3, 3, 4])
     with torch.no_grad():
         own = model(ids).logits.log_softmax(-1).gather(2, targets.expand(3, 7)[..., None])[..., 0]
-        hidden = model.model(ids).last_hidden_state
+        hidden = model.base_model(ids).last_hidden_state
         assert torch.allclose(target_logprobs(model, hidden, targets), own, atol=1e-5)
     mean, grad = target_gradient(model, hidden[0], targets)
     leaf = hidden[0].clone().requires_grad_(True)
@@ -231,7 +235,8 @@ def test_the_worker_does_what_the_functions_do(tmp_path):
     }
     work = InterventionWork(
         model=spec,
-        saes={"1": str(tmp_path / "sae")},
+        saes={"1": {"path": str(tmp_path / "sae"), "source": "planted", "release": "planted"}},
+        features=[*map(str, FEATURES), "L1/2"],
         coefficient=1.0,
         batch_tokens=64,
         threads=1,
@@ -284,3 +289,18 @@ def test_contrast_without_another_response_is_none():
 def test_a_row_without_tokens_is_refused():
     with pytest.raises(ValueError, match="row b has no token"):
         make_examples(["a", "b"], [[7], [8]], [[1], []])
+
+
+def test_a_control_along_the_feature_itself_has_the_features_delta():
+    model, examples = planted_model(), planted_examples(3)
+    sae, feature = planted_sae(), FEATURES[0]
+    direction = sae.decoder_rows([feature.index])
+    vectors = torch.cat([direction, 0 * direction, -direction])
+    found = control_samples(model, sae, feature, examples, vectors, batch_tokens=64)
+    own = exact(model, examples, features=[feature], contrast=False)
+    ablated = exact(model, examples, features=[feature], contrast=False, coefficient=-1.0)
+    assert found["row_id"].to_pylist() == [example.row_id for example in examples]
+    columns = np.stack(found["delta"].to_numpy())
+    assert columns[:, 0] == pytest.approx(own["delta"].to_numpy(), abs=1e-6)
+    assert columns[:, 1] == pytest.approx(0, abs=1e-6)
+    assert columns[:, 2] == pytest.approx(ablated["delta"].to_numpy(), abs=1e-6)

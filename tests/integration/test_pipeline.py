@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,9 @@ from igds.errors import RequestError
 from igds.features import FeatureId
 from igds.models.capture import capture
 from igds.pipeline import Run
+from igds.progress import SilentProgress
 from igds.runs.folder import RunFolder
+from igds.runs.git import git_state
 
 
 def result_of(project: Path) -> Run:
@@ -178,7 +182,97 @@ def test_recall_alone_needs_neither_validation_nor_pool(project):
     assert pc.any(features["recalled"]).as_py()
 
 
+def test_until_recall_needs_nothing_of_later_stages(project):
+    text = (project / "igds.yaml").read_text()
+    for name in ("validation", "pool"):
+        text = text.replace(f"  {name}: [{{path: {name}.jsonl}}]\n", "")
+    (project / "igds.yaml").write_text(text)
+    assert pc.any(run(project, until="recall").features["recalled"]).as_py()
+    with pytest.raises(ValueError, match=r"intervene needs the section data\.validation"):
+        run(project)
+
+
+def test_until_index_needs_no_sae(project):
+    shutil.rmtree(project / "saes")
+    assert run(project, until="index").folder.manifest()["saes"] is None
+    with pytest.raises(RequestError, match=r"saes\.0\.path: there is no folder"):
+        run(project, until="recall")
+
+
+def test_another_split_is_another_recall_and_named_by_its_setting(copied):
+    with pytest.raises(RequestError, match=r"intervene\.confirm_rows: 6 on disk, 5 asked for"):
+        run(copied, "--intervene.confirm-rows", "5")
+
+
+def test_a_stage_that_is_done_is_logged_as_skipped(copied):
+    def events() -> list[tuple[str, str]]:
+        lines = (copied / "runs" / "tiny" / "events.jsonl").read_text().splitlines()
+        return [(e["event"], e["stage"]) for e in map(json.loads, lines) if "stage" in e]
+
+    first = events()
+    assert first[:2] == [("stage_started", "index"), ("stage_finished", "index")]
+    run(copied, "--select.budget.rows", "5", until="select")
+    assert events()[len(first) :] == [
+        *(("stage_skipped", name) for name in ("index", "recall", "intervene", "score")),
+        ("stage_started", "select"),
+        ("stage_finished", "select"),
+    ]
+
+
+def test_an_sae_that_explains_less_than_nothing_is_noted(project):
+    weights = project / "saes" / "L1" / "sae_weights.safetensors"
+    save_file({name: 100 * value for name, value in load_file(weights).items()}, weights)
+    heard = Heard()
+    run(project, until="recall", progress=heard)
+    (note,) = [text for text in heard.notes if "the SAE of L1 explains -" in text]
+    assert "does it belong to this model" in note
+
+
+class Heard(SilentProgress):
+    """Keeps the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_the_manifest_names_data_and_commit(finished):
+    manifest = result_of(finished).folder.manifest()
+    (pool,) = manifest["data"]["pool"][0]["files"]
+    assert pool["sha256"] == hashlib.sha256((finished / "pool.jsonl").read_bytes()).hexdigest()
+    assert manifest["git"] == git_state(Path.cwd())
+
+
 def test_the_manifest_says_unconfirmed(finished):
     manifest = result_of(finished).folder.manifest()
     assert manifest["outcome"] == "UNCONFIRMED"
     assert set(manifest["stages"]) == {"index", "recall", "intervene", "score", "select", "report"}
+
+
+def test_the_papers_procedure_from_rows_to_page(project: Path) -> None:
+    paper = ["--intervene.mode", "paper", "--intervene.max-new-tokens", "6", "--name", "paper"]
+    found = run(project, *paper)
+    folder = found.folder.path
+    effects, samples = found.effects, found.folder.table("intervene/samples.parquet")
+    recalled = found.features.filter(found.features["recalled"])["feature"].to_pylist()
+    assert set(effects["feature"].to_pylist()) == set(recalled)
+    assert set(effects["position"].to_pylist()) == {"read", "generated"}
+    assert len(samples) == 2 * len(recalled) * 18
+    for effect in effects.to_pylist():
+        own = samples.filter(
+            (pc.field("feature") == effect["feature"])
+            & (pc.field("position") == effect["position"])
+        )
+        assert effect["delta"] == pytest.approx(pc.mean(own["delta"]).as_py())
+        assert effect["metric"] == "task_score"
+    outcome = json.loads((folder / "intervene" / "task_features.json").read_text())
+    at_read = effects.filter(pc.field("position") == "read").sort_by([("delta", "descending")])
+    best = at_read["delta"][0].as_py()
+    chosen = at_read.filter(pc.field("feature") == outcome["features"][0])
+    assert chosen["delta"][0].as_py() == best
+    assert outcome["outcome"] == "unconfirmed"
+    page = found.report.read_text()
+    assert "The published procedure" in page and "UNCONFIRMED" in page
+    assert len(found.selection) == 60

@@ -11,6 +11,7 @@ from sae_lens import SAE as LensSAE
 
 from igds.errors import RequestError
 from igds.progress import SilentProgress
+from igds.sae_training import train as train_module
 from igds.sae_training.activations import Residuals, capture_residuals
 from igds.sae_training.corpus import Text
 from igds.sae_training.train import train_saes
@@ -55,7 +56,7 @@ def prepare(folder: Path, architecture: str = "topk") -> Path:
     return path
 
 
-@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "jumprelu"])
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "matryoshka", "jumprelu"])
 def test_trained_saes_are_written_measured_and_read_by_sae_lens(
     tmp_path: Path, architecture: str
 ) -> None:
@@ -75,7 +76,8 @@ def test_trained_saes_are_written_measured_and_read_by_sae_lens(
         assert 0 <= row["dead_share"] <= row["read_dead_share"] <= 1
         stored = json.loads((folder / "cfg.json").read_text())["metadata"]
         assert stored["training_text"][0]["license"] == "MIT"
-    low, high = {"topk": (6, 6), "batchtopk": (3, 10), "jumprelu": (1, 64)}[architecture]
+    ranges = {"topk": (6, 6), "batchtopk": (3, 10), "matryoshka": (3, 10), "jumprelu": (1, 64)}
+    low, high = ranges[architecture]
     assert all(low <= row["l0"] <= high for row in table)
 
 
@@ -86,6 +88,46 @@ def test_same_settings_give_the_same_bytes(tmp_path: Path) -> None:
     first = (tmp_path / "saes" / "L0" / "sae_weights.safetensors").read_bytes()
     train_saes(path, [*options, "--output", "again", "--cache", "other"])
     assert (tmp_path / "again" / "L0" / "sae_weights.safetensors").read_bytes() == first
+
+
+def test_a_killed_run_keeps_the_saes_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, options = prepare(tmp_path), ["--epochs", "1"]
+    once = train_saes(path, [*options, "--output", "whole"])
+    train, trained = train_module.train_layer, []
+
+    def killed_at_block_2(config, residuals, layer, progress, **options):
+        trained.append(layer)
+        if trained == [0, 2]:
+            raise KeyboardInterrupt
+        return train(config, residuals, layer, progress, **options)
+
+    monkeypatch.setattr(train_module, "train_layer", killed_at_block_2)
+    with pytest.raises(KeyboardInterrupt):
+        train_saes(path, options)
+    (tmp_path / "saes" / "L2.part").mkdir()
+    assert train_saes(path, options) == once
+    assert trained == [0, 2, 2]
+    assert sorted(p.name for p in (tmp_path / "saes").iterdir()) == ["L0", "L2", "quality.json"]
+    for name in ("L0", "L2"):
+        files = [tmp_path / f / name / "sae_weights.safetensors" for f in ("saes", "whole")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_saes_of_other_settings_are_not_replaced(tmp_path: Path) -> None:
+    path, options = prepare(tmp_path), ["--layers", "[0]", "--epochs", "1"]
+    train_saes(path, options)
+    with pytest.raises(RequestError, match="L0 holds an SAE that other settings or text made"):
+        train_saes(path, [*options, "--l0", "5"])
+
+
+def test_matryoshka_widths_must_rise_to_d_sae(tmp_path: Path) -> None:
+    path = prepare(tmp_path, "matryoshka")
+    with pytest.raises(RequestError, match=r"must rise to d_sae, 64, not \[8, 32\]"):
+        train_saes(path, ["--matryoshka-widths", "[8, 32]"])
+    with pytest.raises(RequestError, match="are for matryoshka, not for topk"):
+        train_saes(path, ["--architecture", "topk", "--matryoshka-widths", "[8, 64]"])
 
 
 def test_a_layer_the_model_lacks_and_too_little_text(tmp_path: Path) -> None:

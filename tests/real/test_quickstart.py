@@ -3,6 +3,9 @@
 import gzip
 import hashlib
 import json
+import re
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 
 import igds
 import quickstart
+from igds.config import schema
 
 POOL_ROWS = 120
 FEWER = {
@@ -115,3 +119,36 @@ def test_a_second_run_does_nothing(config, run):
     before = digests(run.folder.path)
     igds.run(config)
     assert digests(run.folder.path) == before
+
+
+def test_the_python_of_the_readme_runs_as_it_stands(config, run, monkeypatch):
+    def fewer_rows(path):
+        assert (quickstart.ROOT / path).samefile(quickstart.CONFIG)
+        return config
+
+    monkeypatch.chdir(quickstart.ROOT)
+    monkeypatch.setattr(igds, "load_config", fewer_rows)
+    before = digests(run.folder.path)
+    text = (quickstart.ROOT / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    names = {}
+    exec(block, names)
+    assert digests(run.folder.path) == before
+    assert names["run"].selection.num_rows == POOL_ROWS
+    assert 0 < len(names["chosen"]) <= 3
+    assert set(names["effects"]["feature"].to_pylist()) == set(map(str, names["chosen"]))
+    assert all(names["scores"] > 0)
+
+
+def test_other_settings_are_refused_with_what_the_quickstart_can_do(
+    config, run, monkeypatch, capsys
+):
+    again = replace(config.config, recall=schema.Recall(min_frequency=0.7))
+    monkeypatch.setattr(sys, "argv", ["quickstart.py"])
+    monkeypatch.setattr(igds, "load_config", lambda *_: replace(config, config=again))
+    assert quickstart.main() == 2
+    said = capsys.readouterr().err
+    assert f"{run.folder.path}/recall was made by other settings" in said
+    assert "recall.min_frequency: 0.8 on disk, 0.7 asked for" in said
+    assert "Delete runs/quickstart, or set another `name` in configs/quickstart/igds.yaml" in said
+    assert "add --overwrite" not in said

@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from igds.interventions.controls import CONTROLS
+
 STAGES = ("index", "recall", "intervene", "score", "select", "report")
 LAYERS = (9, 14, 21)
 HOSTILE = "<script>alert('x')</script>\u202eevil\u202c\u2028next\u0000 &amp; \"q\""
@@ -202,13 +204,40 @@ def _intervene(folder: Path, plan: Plan, rng: np.random.Generator) -> None:
     chosen = [] if plan.outcome == "none" else list(plan.task_features)
     found = {
         "outcome": plan.outcome,
+        "judged_by": "S3",
         "features": chosen,
         "order": order,
         "refused": {order[-1]: "not specific: the lower end of its AUROC is 0.47"},
         "screen_spearman": 0.9312,
+        "screen_checked": 12,
+        "screen_missed": 1,
+        "screen_missed_high": 0.3539,
+        "split_half_spearman": 0.8123,
+        "top_share": 0.7654,
+        "two_sided": dict.fromkeys(chosen, True),
         "reason": f"best is {order[0]} <i>unproven</i>; about 240 prompts would settle it",
     }
     _json(folder / "task_features.json", found)
+    controls = [
+        {"feature": name, "kind": kind, "coefficient": c, "delta": delta}
+        | {"delta_low": delta - 0.004, "delta_high": delta + 0.004}
+        for name in chosen
+        for kind, c, delta in (
+            *(("decoder", 1.0, 0.0002 * k) for k in range(20)),
+            *(("residual", 1.0, 0.0001 * k) for k in range(20)),
+            *(("isotropic", 1.0, 0.0) for _ in range(20)),
+            ("mean", 1.0, 0.0007),
+            ("difference", 1.0, 0.0211),
+            ("dose", -1.0, -0.0391),
+            ("dose", -0.5, -0.0201),
+            ("dose", 0.5, 0.0209),
+            ("dose", 2.0, 0.0601),
+        )
+    ]
+    if controls:
+        write_table(folder / "controls.parquet", controls)
+    else:
+        pq.write_table(CONTROLS.empty_table(), folder / "controls.parquet")
     tokens = [" therefore", " =", "\n\n", " answer", " \u05d0", "<b>", " total", " sum", " each"]
     promoted = [
         {"feature": name, "rank": rank, "token": token, "logit": 3.0 - 0.2 * rank}
@@ -221,6 +250,8 @@ def _intervene(folder: Path, plan: Plan, rng: np.random.Generator) -> None:
 def _effect(name: str, split: str, delta: float, rng: np.random.Generator) -> dict[str, Any]:
     row: dict[str, Any] = {"feature": name, "split": split, "n": 100, "active": 96}
     row |= {"coefficient": 1.0, "screen": delta * 1.1}
+    row |= {"position": "read"}
+    row |= {"p_family": 0.0123 if split == "S3" else None}
     for value, stem, size in (
         ("delta", "delta", delta),
         ("delta_contrast", "contrast", 0.7 * delta),
@@ -242,7 +273,9 @@ def _score(folder: Path, _plan: Plan, _rng: np.random.Generator) -> None:
         rows[5]["x"] = None if method == "random" else 1.0
         write_table(folder / method / "shard-00000.parquet", rows[:256])
         write_table(folder / method / "shard-00001.parquet", rows[256:])
-        _json(folder / method / "method.json", {"name": method, "weights": {"x": 1.0}})
+        _json(
+            folder / method / "method.json", {"name": method, "weights": {"x": 1.0}, "offset": 0.0}
+        )
 
 
 def _select(folder: Path, plan: Plan, rng: np.random.Generator) -> None:

@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from igds.cli.explain import row_facts
+from igds.cli.explain import row_facts, whole_id
 from igds.cli.init import example
 from igds.cli.main import main
 from igds.config.load import load_config
 from igds.data.index_files import INDEX_SCHEMA, IndexWriter
+from igds.errors import RequestError
 from igds.runs.folder import RunFolder
 from igds.runs.lock import RunLock
 from igds.runs.stage import Stage
@@ -68,7 +69,8 @@ def run(tmp_path: Path) -> Path:
             }
         ),
     )
-    select.write_json("summary.json", {"method": "igds", "selected": 2, "reasons": {"top": 2}})
+    summary = {"method": "igds", "scored": 3, "selected": 2, "cut": 0.5, "reasons": {"top": 2}}
+    select.write_json("summary.json", summary)
     select.commit()
     return folder
 
@@ -139,7 +141,7 @@ def test_developers_can_ask_for_the_traceback() -> None:
         main(["run", "absent.yaml", "--traceback"])
 
 
-@pytest.mark.parametrize("task", ["math", "summarization"])
+@pytest.mark.parametrize("task", ["math", "summarization", "translation"])
 def test_init_writes_a_config_that_loads(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,9 +173,9 @@ def test_status_of_a_run_in_use(run: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_explain_gives_the_row_s_facts(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = row_facts(run, "id0")
-    assert (facts["rank"], facts["reason"], facts["selected"]) == (2, "top", True)
+    assert facts["rank"] == "2 of 3 scored (2 kept, cut 0.5)"
+    assert (facts["reason"], facts["selected"]) == ("top", True)
     assert facts["igds L2/7"] == 0.5
-    assert facts["percentile"] == pytest.approx(200 / 3)
     assert main(["explain", str(run), "id0"]) == 0
     shown = capsys.readouterr().out
     assert "source: pool.jsonl" in shown
@@ -185,12 +187,73 @@ def test_explain_a_row_without_score(run: Path, capsys: pytest.CaptureFixture[st
     shown = capsys.readouterr().out
     assert "status: torn_line" in shown
     assert "reason: status" in shown
-    assert "percentile: -" in shown
+    assert "rank: -" in shown
 
 
 def test_explain_an_unknown_row(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", str(run), "id9"]) == 2
     assert "no row id9 in the pool" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--rank", "1"], ["id1"]])
+def test_explain_by_rank_or_id(
+    run: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main(["explain", str(run), *words]) == 0
+    shown = capsys.readouterr().out
+    assert "row_id: id1\n" in shown
+    assert "rank: 1 of 3 scored (2 kept, cut 0.5)" in shown
+    assert "UNCONFIRMED" not in shown
+
+
+def test_explain_takes_the_beginning_of_an_id(run: Path) -> None:
+    index = run / "index"
+    with IndexWriter(index, {"prompt_fields": '["q"]'}) as writer:
+        writer.add([row(0) | {"row_id": name} for name in ("ab1", "ab2", "ac", "ac-2")])
+    assert whole_id(run, "ab2") == "ab2"
+    assert whole_id(run, "ac") == "ac"  # a whole id, though ac-2 begins like it
+    assert whole_id(run, "ac-") == "ac-2"
+    with pytest.raises(RequestError, match="2 rows begin with ab: ab1, ab2"):
+        whole_id(run, "ab")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["id"], "4 rows begin with id: id0, id1, id2, id3"),
+        (["--rank", "4"], "ranks are 1 to 3"),
+        (["--rank", "0"], "ranks are 1 to 3"),
+        ([], "takes a row id or --rank"),
+        (["id1", "--rank", "1"], "takes a row id or --rank"),
+    ],
+)
+def test_explain_without_one_row(
+    run: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert main(["explain", str(run), *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_explain_a_run_without_pool(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in (run / "index").glob("rows-*.parquet"):
+        file.unlink()
+    assert main(["explain", str(run), "id1"]) == 2
+    assert "has no pool: its configuration names no data.pool" in capsys.readouterr().err
+
+
+def test_status_and_explain_say_unconfirmed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    RunFolder(run).update_manifest({"outcome": "UNCONFIRMED"})
+    intervene, report = stage(run / "intervene"), stage(run / "report")
+    found = {"outcome": "unconfirmed", "features": ["L2/7"], "reason": "first in S2 order"}
+    intervene.write_json("task_features.json", found)
+    report.write_bytes("index.html", b"<html>")
+    intervene.commit(), report.commit()
+    assert main(["status", str(run)]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert "task features: L2/7 (UNCONFIRMED: first in S2 order)" in shown
+    assert f"report: {run}/report/index.html" in shown
+    assert main(["explain", str(run), "id0"]) == 0
+    assert "UNCONFIRMED: no feature behind this selection" in capsys.readouterr().out
 
 
 def test_export_jsonl_has_the_original_bytes(run: Path, tmp_path: Path) -> None:

@@ -83,6 +83,10 @@ def test_a_small_number_is_a_number(load: Any) -> None:
         (["--report", "{rows: 2}"], "report.rows", 2),
         (["--seed", "1", "--seed", "2"], "seed", 2),
         (["--task.response", " {answer}"], "task.response", " {answer}"),
+        (["--prompts.template", "{question}\nA:"], "prompts.template", "{question}\nA:"),
+        (["--prompts.template", "[{q}"], "prompts.template", "[{q}"),
+        (["--task.name", "{a"], "task.name", "{a"),
+        (["--prompts.template", "~"], "prompts.template", None),
     ],
 )
 def test_overrides_reach_their_field(load: Any, words: list[str], where: str, value: Any) -> None:
@@ -125,6 +129,7 @@ def test_two_command_line_budgets_are_refused(load: Any) -> None:
         ("runtime: {batch_tokens: -1}", ["runtime.batch_tokens must be at least 1"]),
         ("runtime: {executor: cloud}", ["runtime.executor is 'cloud', expected one of local, ray"]),
         ("runtime: {device: gpu}", ["runtime.device must be auto, cpu, cuda", "'gpu'"]),
+        ("runtime: {device: map, workers: 2}", ["runtime.device map is one model on all GPUs"]),
         ("report:", ["report is empty: write {} for its defaults, or leave it out"]),
         ("report: 5", ["report is 5, expected a section"]),
         ("report: {rows: 0}", ["report.rows must be at least 1"]),
@@ -137,7 +142,6 @@ def test_two_command_line_budgets_are_refused(load: Any) -> None:
         ("select: {budget: {ratio: .inf}}", ["select.budget.ratio is inf, expected a number"]),
         ("select: {budget: {rows: 0}}", ["select.budget.rows must be at least 1"]),
         ("select: {budget: {tokens: 2.5}}", ["select.budget.tokens is 2.5"]),
-        ("select: {method: random}", ["select.method is 'random'", "score.methods"]),
         ("seed: -1", ["seed must be at least 0"]),
         ("name: second", ["duplicate key", "line 12"]),
     ],
@@ -171,8 +175,6 @@ def test_wrong_settings_are_named(load: Any, extra: str, words: list[str]) -> No
         ("recall: {}", "recall: {min_frequency: 0}", "recall.min_frequency must be over 0"),
         ("recall: {}", "recall: {min_frequency: 1.1}", "recall.min_frequency must be over 0"),
         ("recall: {}", "recall: {min_frequency: .nan}", "recall.min_frequency must be over 0"),
-        ("recall: {}", "", "intervene needs the section recall"),
-        ("intervene: {}", "", "score needs the section intervene"),
         ("intervene: {}", "intervene: {coefficient: 0}", "intervene.coefficient must not be 0"),
         ("intervene: {}", "intervene: {delta_min: .inf}", "intervene.delta_min must be a finite"),
         ("intervene: {}", "intervene: {top_k: 11}", "intervene.top_k must be at most confirm_n"),
@@ -180,12 +182,38 @@ def test_wrong_settings_are_named(load: Any, extra: str, words: list[str]) -> No
         ("score: {}", "score: {methods: [igsd]}", "no method 'igsd'; did you mean igds?"),
         ("score: {}", "score: {methods: []}", "score.methods must not be empty"),
         ("score: {}", "score: {methods: [igds, igds]}", "score.methods names igds 2 times"),
-        ("score: {}", "select: {}", "select needs the section score"),
     ],
 )
 def test_wrong_changes_are_named(load: Any, old: str, new: str, word: str) -> None:
     assert old in BASE
     assert word in refusal(load, BASE.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "stage", "said"),
+    [
+        ("recall: {}", "", "intervene", "intervene needs the section recall"),
+        ("  validation: [{path: validation.jsonl}]\n", "", "intervene", "needs the section data.v"),
+        ("intervene: {}", "", "score", "score needs the section intervene"),
+        ("  pool: [{path: pool.jsonl}", "  test: [{path: a}", "score", "needs the section data.po"),
+        ("score: {}", "select: {}", "select", "select needs the section score"),
+        ("score: {}", "score: {}\nselect: {method: random}", "select", "select.method is 'random'"),
+    ],
+)
+def test_gaps_matter_to_the_stages_that_run(
+    load: Any, old: str, new: str, stage: str, said: str
+) -> None:
+    assert old in BASE
+    config = load(BASE.replace(old, new)).config
+    stages = ["index", "recall", "intervene", "score", "select"]
+    config.check_stages(stages[: stages.index(stage)])
+    with pytest.raises(ValueError, match=said):
+        config.check_stages([stage])
+
+
+def test_a_stage_by_a_method_without_features_needs_no_interventions(load: Any) -> None:
+    text = BASE.replace("intervene: {}\nscore: {}", "score: {methods: [random]}")
+    load(text).config.check_stages(["recall", "score"])
 
 
 def test_every_problem_is_named_at_once(load: Any) -> None:
@@ -211,6 +239,27 @@ def test_every_problem_is_named_at_once(load: Any) -> None:
 )
 def test_wrong_overrides_are_named(load: Any, words: list[str], said: str) -> None:
     assert said in refusal(load, BASE, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["--seed", "[1"], "--seed is '[1'"),
+        (["--recall.min-freq", "0.9"], "--recall.min_freq is not a setting"),
+        (["--recall.min-frequency", "80"], "--recall.min_frequency must be over 0"),
+        (["--select.buget.rows", "5"], "--select.buget is not"),
+        (["--data.pool.2.path", "x"], "--data.pool.2.path: data.pool has 2 items"),
+    ],
+)
+def test_an_error_of_a_typed_value_names_the_option_and_no_file(
+    load: Any, words: list[str], option: str
+) -> None:
+    said = refusal(load, BASE, *words)
+    assert said.startswith(option)
+    assert "igds.yaml" not in said
+    both = refusal(load, f"{BASE}runs_dir: 5\n", "--seed", "soon")
+    assert "igds.yaml: runs_dir is 5" in both
+    assert "  --seed is 'soon'" in both
 
 
 @pytest.mark.parametrize(
@@ -241,3 +290,50 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
 def test_dumped_settings_load_back_equal(load: Any) -> None:
     config = load(BASE, "--select.budget.ratio", "1", "--report", "{}").config
     assert load(dump_yaml(config)).config == config
+
+
+CHAT = BASE.replace("pool: [{path: pool.jsonl}", "pool: [{path: pool.jsonl, messages: turns}")
+
+
+def test_chat_rows_need_the_chat_template(load: Any) -> None:
+    assert "needs chat_template: true" in refusal(load, CHAT)
+    config = load(CHAT + "prompts: {chat_template: true, thinking: false, system: ''}").config
+    assert config.data.has_chat
+    assert (config.prompts.thinking, config.prompts.system) == (False, "")
+    assert not load(BASE).config.data.has_chat
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (BASE + "prompts: {system: Be brief.}", "system is for chat prompts: set chat_template"),
+        (BASE + "prompts: {cue: 'A:'}", "cue is for chat prompts"),
+        (CHAT + "prompts: {chat_template: true, cue: 'A: '}", "cue must be text without white"),
+        (CHAT + "prompts: {chat_template: true, cue: ''}", "cue must be text without white"),
+        (CHAT.replace("{path: more.jsonl,", "{path: more.jsonl, messages: m,"), "keep one of them"),
+    ],
+)
+def test_chat_settings_that_do_not_go_together(load: Any, text: str, words: str) -> None:
+    assert words in refusal(load, text)
+
+
+@pytest.mark.parametrize("value", ["all", "one", 3])
+def test_rows_of_one_prompt_are_a_word_or_a_number(load: Any, value: str | int) -> None:
+    text = f"{BASE}select: {{per_prompt: {value}}}"
+    config = load(text).config
+    assert config.select.per_prompt == value
+    assert load(f"{BASE}select: {{}}", "--select.per-prompt", str(value)).config == config
+    assert load(dump_yaml(config)).config == config
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("two", "select.per_prompt is 'two', expected one of all, one, or a whole number"),
+        ("true", "expected one of all, one, or a whole number"),
+        ("1.5", "expected one of all, one, or a whole number"),
+        ("0", "per_prompt must be at least 1"),
+    ],
+)
+def test_refused_rows_of_one_prompt(load: Any, value: str, words: str) -> None:
+    assert words in refusal(load, f"{BASE}select: {{per_prompt: {value}}}")

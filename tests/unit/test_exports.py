@@ -8,8 +8,9 @@ import pytest
 from test_index import build, load_index
 
 from igds.config.schema import Source
-from igds.errors import RequestError
-from igds.exports.rows import write_selected
+from igds.exports.jsonl import write_jsonl
+from igds.exports.parquet import write_parquet
+from igds.exports.rows import Chosen
 
 
 def test_jsonl_rows_come_back_byte_for_byte(tmp_path: Path) -> None:
@@ -21,7 +22,9 @@ def test_jsonl_rows_come_back_byte_for_byte(tmp_path: Path) -> None:
     ]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
     build(tmp_path, Source(path="a.jsonl"))
-    write_selected(tmp_path / "out.jsonl", tmp_path / "index", np.array([True, True, False, True]))
+    write_jsonl(
+        tmp_path / "out.jsonl", Chosen(tmp_path / "index", np.array([True, True, False, True]))
+    )
     assert (tmp_path / "out.jsonl").read_bytes() == b"\n".join([lines[0], lines[1], lines[3], b""])
 
 
@@ -29,7 +32,7 @@ def test_selected_rows_read_back_have_the_same_ids(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('q,a,extra\n"x, y",1,e\n2,3,\n')
     build(tmp_path, Source(path="a.csv"))
     ids = load_index(tmp_path / "index")["row_id"].to_pylist()
-    write_selected(tmp_path / "out.jsonl", tmp_path / "index", np.array([True, True]))
+    write_jsonl(tmp_path / "out.jsonl", Chosen(tmp_path / "index", np.array([True, True])))
     assert (tmp_path / "out.jsonl").read_text() == (
         '{"a":"1","extra":"e","q":"x, y"}\n{"a":"3","extra":"","q":"2"}\n'
     )
@@ -41,7 +44,9 @@ def test_parquet_has_prompt_and_completion(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"q": "x", "a": 1}\n{"q": "y"}\n{"q": "z", "a": 3}\n')
     build(tmp_path, Source(path="a.jsonl"))
     ids = load_index(tmp_path / "index")["row_id"].to_pylist()
-    write_selected(tmp_path / "out.parquet", tmp_path / "index", np.array([True, True, False]))
+    write_parquet(
+        tmp_path / "out.parquet", Chosen(tmp_path / "index", np.array([True, True, False]))
+    )
     assert pq.read_table(tmp_path / "out.parquet").to_pylist() == [
         {
             "row_id": ids[0], "source": "a.jsonl", "prompt": "x\nA:", "completion": " 1",
@@ -54,14 +59,9 @@ def test_parquet_has_prompt_and_completion(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_unknown_ending(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"exported to \.jsonl or \.parquet"):
-        write_selected(tmp_path / "out.xml", tmp_path, np.array([], dtype=bool))
-
-
 def test_nothing_is_left_half_written(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"q": "x"}\n')
     build(tmp_path, Source(path="a.jsonl"))
     with pytest.raises(AssertionError, match="1 rows in the index, 2 in the mask"):
-        write_selected(tmp_path / "out.jsonl", tmp_path / "index", np.array([True, True]))
+        write_jsonl(tmp_path / "out.jsonl", Chosen(tmp_path / "index", np.array([True, True])))
     assert not list(tmp_path.glob("out*"))

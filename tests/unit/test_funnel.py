@@ -1,12 +1,16 @@
 """The funnel's order of steps, its labels and its choice, on planted samples without a model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from igds.config.schema import Intervene
+from igds.interventions.controls import CONTROLS
 from igds.interventions.effects import effects_of, label
-from igds.interventions.funnel import Funnel, best, run_funnel
+from igds.interventions.funnel import Funnel, best, over_ranks, run_funnel
 from igds.interventions.samples import SAMPLES
 from igds.stats.bootstrap import Interval
 
@@ -22,6 +26,7 @@ class Bench:
         self.calls = []
         self.rows, self.deltas, self.contrast, self.rest = rows, dict(deltas), contrast, rest
         self.activation_of = {}
+        self.control_delta, self.ablated = 0.0, -0.1
 
     def screen(self):
         self.calls.append("screen")
@@ -48,13 +53,31 @@ class Bench:
                         "row_id": f"{split}-{row}",
                         "activation": 2 + np.sin(row * (1 + list(DELTAS).index(source))),
                         "delta": self.deltas[feature] + shared[row],
-                        "delta_contrast": self.contrast if contrast else None,
-                        "delta_without_first_5": self.rest,
+                        "delta_contrast": self.contrast + shared[row] if contrast else None,
+                        "delta_without_first_5": self.rest + shared[row],
                         "delta_answer": None,
                         "delta_by_token": [self.deltas[feature]],
                     }
                 )
         return pa.Table.from_pylist(samples, schema=SAMPLES)
+
+    def controls(self, feature):
+        self.calls.append(("controls", feature))
+        kinds = ["decoder"] * 20 + ["residual"] * 20 + ["dose"]
+        deltas = [self.control_delta + k / 1000 for k in range(20)] * 2 + [self.ablated]
+        return pa.table(
+            {
+                "feature": [feature] * 41,
+                "kind": kinds,
+                "number": [*range(20), *range(20), 0],
+                "coefficient": [1.0] * 40 + [-1.0],
+                "n": [self.rows] * 41,
+                "delta": deltas,
+                "delta_low": [d - 0.05 for d in deltas],
+                "delta_high": [d + 0.05 for d in deltas],
+            },
+            schema=CONTROLS,
+        )
 
     def direction(self, feature):
         vector = np.zeros(8)
@@ -73,6 +96,7 @@ class Bench:
             "screen": self.screen,
             "exact": self.exact,
             "commit_plan": lambda plan: self.calls.append(plan),
+            "controls": self.controls,
         }
         return run_funnel(Funnel(**parts | changes))
 
@@ -80,20 +104,26 @@ class Bench:
 def test_each_split_is_read_once_and_the_plan_comes_before_s3():
     bench = Bench()
     outcome = bench.run()
-    screen, s1, s2, plan, s3 = bench.calls
+    screen, s1, s2, plan, s3, controls = bench.calls
     assert screen == "screen"
-    assert s1 == ("S1", ("L1/0", "L1/1", "L1/2", "L2/0", "L2/10"), False)
+    assert s1 == ("S1", ("L1/0", "L1/1", "L1/2", "L2/0", "L2/10", "L2/9"), False)
     assert s2 == ("S2", ("L1/0", "L1/1", "L1/2", "L2/0"), True)
     assert s3 == ("S3", ("L1/0", "L1/1", "L1/2"), True)
     assert plan["features"] == ["L1/0", "L1/1", "L1/2"]
     assert plan["order"] == ["L1/0", "L1/1", "L1/2", "L2/0"]
     assert (plan["coefficient"], plan["delta_min"], plan["side"]) == (1.0, 0.0, "up")
-    assert outcome.task_features["outcome"] == "unconfirmed"
+    assert controls == ("controls", "L1/0")
+    assert outcome.task_features["outcome"] == "confirmed"
     assert outcome.task_features["features"] == ["L1/0"]
+    assert outcome.task_features["two_sided"] == {"L1/0": True}
+    assert outcome.task_features["top_share"] == 1.0
+    assert outcome.controls["feature"].unique().to_pylist() == ["L1/0"]
     assert outcome.task_features["screen_spearman"] == pytest.approx(1)
-    assert outcome.effects["split"].to_pylist() == ["S1"] * 5 + ["S2"] * 4 + ["S3"] * 3
+    assert outcome.effects["split"].to_pylist() == ["S1"] * 6 + ["S2"] * 4 + ["S3"] * 3
     assert outcome.samples.column_names[:3] == ["feature", "split", "row_id"]
-    assert len(outcome.samples) == 30 * 12
+    assert len(outcome.samples) == 30 * 13
+    assert outcome.task_features["screen_checked"] == 1
+    assert outcome.task_features["screen_missed"] == 0
 
 
 def test_s2_fixes_the_order_whatever_s1_and_s3_say():
@@ -101,12 +131,93 @@ def test_s2_fixes_the_order_whatever_s1_and_s3_say():
     plain = bench.exact
 
     def exact(split, features, contrast):
-        bench.deltas["L1/2"] = 0.9 if split == "S2" else -0.9 if split == "S3" else 0.3
+        bench.deltas["L1/2"] = 0.9 if split == "S2" else 0.2 if split == "S3" else 0.3
         return plain(split, features, contrast)
 
     outcome = bench.run(exact=exact)
     assert outcome.task_features["order"][0] == "L1/2"
     assert outcome.task_features["features"] == ["L1/2"]
+
+
+def drowned(bench):
+    """Make the deltas of S3 too noisy to confirm anything."""
+    plain = bench.exact
+
+    def exact(split, features, contrast):
+        table = plain(split, features, contrast)
+        if split != "S3":
+            return table
+        rows = [int(row.removeprefix("S3-")) for row in table["row_id"].to_pylist()]
+        noise = [10.0 if row % 2 else -10.0 for row in rows]
+        place = table.schema.get_field_index("delta")
+        return table.set_column(place, "delta", pa.array(table["delta"].to_numpy() + noise))
+
+    return exact
+
+
+def test_what_s3_does_not_confirm_is_used_only_when_allowed():
+    bench = Bench()
+    found = bench.run(exact=drowned(bench)).task_features
+    assert (found["outcome"], found["features"]) == ("none", [])
+    assert "the best unconfirmed feature is L1/0: not confirmed on S3" in found["reason"]
+    assert ("controls", "L1/0") not in bench.calls
+
+    allowed = replace(SETTINGS, allow_unconfirmed=True)
+    bench = Bench()
+    found = bench.run(allowed, exact=drowned(bench)).task_features
+    assert (found["outcome"], found["features"]) == ("unconfirmed", ["L1/0"])
+
+
+def test_a_feature_no_better_than_its_controls_is_not_confirmed():
+    bench = Bench()
+    bench.control_delta = 0.45
+    found = bench.run().task_features
+    assert found["outcome"] == "confirmed"
+    assert found["features"] == ["L1/0"]
+    bench.control_delta = 0.49
+    found = bench.run().task_features
+    assert found["outcome"] == "none"
+    assert "no better than its controls: other decoder rows" in found["refused"]["L1/0"]
+    assert "reach +0.5090 at their 95th percentile" in found["refused"]["L1/0"]
+
+
+def test_without_controls_nothing_is_confirmed():
+    settings = replace(SETTINGS, controls=0, allow_unconfirmed=True)
+    found = Bench().run(settings).task_features
+    assert (found["outcome"], found["features"]) == ("unconfirmed", ["L1/0"])
+    assert "no controls were drawn (intervene.controls is 0)" in found["reason"]
+
+
+def test_a_feature_whose_ablation_does_no_harm_is_one_sided():
+    bench = Bench()
+    bench.ablated = 0.02
+    assert bench.run().task_features["two_sided"] == {"L1/0": False}
+
+
+def test_the_test_stands_beside_the_effects_of_s3_alone():
+    effects = Bench().run().effects
+    s3 = effects.filter(pc.equal(effects["split"], "S3"))
+    assert s3["p_family"].null_count == 0
+    assert effects["p_family"].null_count == len(effects) - len(s3)
+
+
+def test_a_feature_that_the_screen_missed_is_found_and_counted():
+    bench = Bench()
+    bench.deltas["L2/9"] = 0.8
+    found = bench.run().task_features
+    assert found["features"] == ["L2/9"]
+    assert (found["screen_checked"], found["screen_missed"]) == (1, 1)
+    assert found["screen_missed_low"] > 0.2
+
+
+def test_checked_features_come_from_all_ranks():
+    screen = {f"L1/{place}": -float(place) for place in range(100)}
+    picked = over_ranks(screen, [f"L1/{place}" for place in range(20)], 8, seed=0)
+    places = [int(name.removeprefix("L1/")) for name in picked]
+    assert [(place - 20) // 10 for place in places] == list(range(8))
+    assert picked != over_ranks(screen, [f"L1/{place}" for place in range(20)], 8, seed=1)
+    assert over_ranks(screen, list(screen)[:98], 8, seed=0) == ["L1/98", "L1/99"]
+    assert over_ranks(screen, list(screen), 8, seed=0) == []
 
 
 def test_a_mixed_pool_asks_for_specificity():
@@ -139,7 +250,7 @@ def test_second_feature_must_differ_in_direction_and_activation():
     ("bench", "settings", "reason"),
     [
         (Bench(contrast=-0.01), SETTINGS, "(format)"),
-        (Bench(rest=0.0), SETTINGS, "(format)"),
+        (Bench(rest=-0.05), SETTINGS, "(format)"),
         (Bench(deltas=dict.fromkeys(DELTAS, -0.2)), SETTINGS, "is not above 0"),
         (Bench(), Intervene(delta_min=1.0), "is not above 1"),
     ],

@@ -80,7 +80,9 @@ def test_every_column_of_a_row(tmp_path: Path) -> None:
         }
     ]
     assert load_index(tmp_path / "index").schema.equals(INDEX_SCHEMA)
-    assert summary == IndexSummary(rows=1, status={"ok": 1}, tokens=7, duplicates=0)
+    assert summary == IndexSummary(
+        rows=1, status={"ok": 1}, tokens=7, duplicates=0, source_rows=(1,)
+    )
 
 
 def test_statuses(tmp_path: Path) -> None:
@@ -286,3 +288,18 @@ def test_row_ids_against_a_plain_dictionary() -> None:
         suffix = "" if seen[digest] == 1 else f"-{seen[digest]}"
         assert ids.take(digest, None, "") == digest + suffix
     assert ids.duplicates == 2 * len(digests)
+
+
+def test_a_mapped_column_that_no_row_has(tmp_path: Path) -> None:
+    named = write(tmp_path, "a.jsonl", [{"q": "x", "answer": 1}, {"q": "y", "note": 2}])
+    source = Source(path=named.path, columns={"a": "anser"})
+    with pytest.raises(RequestError, match="no row of a.jsonl has the column anser .* q, answer"):
+        build(tmp_path, source)
+
+
+def test_a_mapped_column_may_be_empty_or_come_late(tmp_path: Path) -> None:
+    empty = write(tmp_path, "a.jsonl", [{"q": "x", "answer": None}])
+    late = write(tmp_path, "b.jsonl", [{"q": "y"}, {"q": "z", "answer": 1}])
+    columns = {"a": "answer"}
+    build(tmp_path, *(Source(path=source.path, columns=columns) for source in (empty, late)))
+    assert [row["response"] for row in rows_of(tmp_path)] == [None, None, " 1"]

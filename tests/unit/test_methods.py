@@ -4,13 +4,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from igds.errors import RequestError
 from igds.features import FeatureId
 from igds.methods.dense import best_layer, centred_cosine
 from igds.methods.registry import Ingredients, resolve_method
 from igds.methods.resonance import ResonanceScorer
 from igds.methods.simple import LengthScorer, RandomScorer
 from igds.saes.formats.saelens import write_saelens
+from igds.saes.load import SAESpec
 from igds.saes.sae import SAE
 
 
@@ -36,9 +39,12 @@ def given(tmp_path):
         write_saelens(planted_sae(layer, scale), tmp_path / f"L{layer}")
     return Ingredients(
         features=(FeatureId(4, 2), FeatureId(1, 0)),
-        saes={1: planted_sae(1, 2.0), 4: planted_sae(4, 3.0)},
-        sae_paths={layer: str(tmp_path / f"L{layer}") for layer in (1, 4)},
+        saes={
+            layer: SAESpec(path=str(tmp_path / f"L{layer}"), source="planted", release="planted")
+            for layer in (1, 4)
+        },
         residuals=tmp_path,
+        deltas={FeatureId(4, 2): 0.03, FeatureId(1, 0): 0.01},
         aggregate="auto",
         seed=0,
     )
@@ -64,6 +70,33 @@ def test_one_feature_is_raw_and_several_are_folded_by_their_decoder_norms(given)
     assert resolve_method("igds", one).weights == {"L4/2": 1.0}
     raw = Ingredients(**{**_fields(given), "aggregate": "raw"})
     assert resolve_method("igds", raw).weights == {"L4/2": 1.0, "L1/0": 1.0}
+
+
+def test_z_scores_are_over_the_prior_prompts(given):
+    prior = {
+        1: torch.tensor([[1.0, 0, 0], [3.0, 0, 0]]),
+        4: torch.tensor([[0, 0, 2.0], [0, 0, 6.0], [0, 0, 10.0]]),
+    }
+    for layer, rows in prior.items():
+        save_file({"prior": rows}, given.residuals / f"L{layer}.safetensors")
+    spec = resolve_method("igds", Ingredients(**{**_fields(given), "aggregate": "zscore"}))
+    spread = np.std([2.0, 6.0, 10.0])
+    assert spec.weights == pytest.approx({"L4/2": 1 / spread, "L1/0": 1.0})
+    assert spec.offset == pytest.approx(-6 / spread - 2)
+    spec = resolve_method("igds", Ingredients(**{**_fields(given), "aggregate": "delta_weighted"}))
+    assert spec.weights == pytest.approx({"L4/2": 0.75 / spread, "L1/0": 0.25})
+    assert spec.offset == pytest.approx(0.75 * -6 / spread - 0.25 * 2)
+
+
+def test_z_scores_and_weights_that_cannot_be_are_refused(given):
+    for layer in (1, 4):
+        save_file({"prior": torch.ones(3, 3)}, given.residuals / f"L{layer}.safetensors")
+    changed = {**_fields(given), "aggregate": "zscore"}
+    with pytest.raises(RequestError, match="L4/2 is the same on all prior prompts"):
+        resolve_method("igds", Ingredients(**changed))
+    changed |= {"aggregate": "delta_weighted", "deltas": dict.fromkeys(given.features, -0.1)}
+    with pytest.raises(RequestError, match="a delta above 0 on S2"):
+        resolve_method("igds", Ingredients(**changed))
 
 
 def test_random_features_come_from_the_same_blocks_and_follow_the_seed(given):

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from test_index import build, load_index
+from test_index_chat import build as build_chat
 
 from igds.config.schema import Source
 from igds.data.overlap import Overlap, check_overlap, word_runs
@@ -98,3 +100,56 @@ def test_word_runs() -> None:
     assert word_runs("One, two") == ["one two"]
     assert word_runs(" ".join(WORDS[:13])) == [" ".join(WORDS[:13])]
     assert word_runs(" ".join(WORDS)) == [" ".join(WORDS[i : i + 13]) for i in range(28)]
+
+
+def test_chat_rows_are_compared_by_their_turns(tmp_path: Path) -> None:
+    shared, system = " ".join(WORDS[:13]), {"role": "system", "content": " ".join(WORDS[20:40])}
+
+    def row(first: str, last: str) -> list[dict[str, str]]:
+        turns = [system, {"role": "user", "content": first}, {"role": "assistant", "content": "so"}]
+        answer = {"role": "assistant", "content": " ".join(WORDS[13:30])}
+        return [*turns, {"role": "user", "content": last}, answer]
+
+    prior, prior_ids = make_chat(tmp_path, "prior", [row(f"a {shared}", "b"), row("c", "d")])
+    pool, pool_ids = make_chat(
+        tmp_path, "pool", [row("e", f"{shared}, f"), row("c", "d"), row("g", "h"), row("i", "j")]
+    )
+    assert check_overlap({"prior": prior, "pool": pool}) == [
+        Overlap(
+            a="prior",
+            b="pool",
+            rows=1,
+            ngrams=1,
+            examples=[[prior_ids[0], pool_ids[0]], [prior_ids[1], pool_ids[1]]],
+        )
+    ]
+
+
+def make_chat(base: Path, name: str, rows: list[Any]) -> tuple[Path, list[str]]:
+    (base / f"{name}.jsonl").write_text("".join(json.dumps({"m": row}) + "\n" for row in rows))
+    source = Source(path=f"{name}.jsonl", messages="m")
+    build_chat(base, source, folder=base / name, max_prompt_tokens=9999)
+    return base / name, load_index(base / name, ["row_id"])["row_id"].to_pylist()
+
+
+@pytest.mark.parametrize(("rows", "found"), [(3, 1), (4, 0)])
+def test_an_instruction_in_every_prompt_is_no_overlap(
+    tmp_path: Path, rows: int, found: int
+) -> None:
+    instruction = " ".join(WORDS[:13])
+    # Repeated prompts are one prompt: several responses do not make its words an instruction.
+    prior, _ = make(
+        tmp_path,
+        "prior",
+        [{"q": f"{instruction} a{n}", "a": r} for n in range(rows) for r in "xyz"],
+    )
+    pool, _ = make(tmp_path, "pool", [{"q": f"{instruction} b"}, *filler(20, "pool")])
+    assert sum(o.ngrams for o in check_overlap({"prior": prior, "pool": pool})) == found
+
+
+def test_words_of_many_prompts_of_a_large_set_are_no_instruction(tmp_path: Path) -> None:
+    passage = " ".join(WORDS[:13])
+    rows = [{"q": f"{passage} question {n}"} for n in range(5)]
+    prior, _ = make(tmp_path, "prior", [*rows, *filler(60, "prior")])
+    pool, _ = make(tmp_path, "pool", [{"q": f"{passage} another"}, *filler(80, "pool")])
+    assert [o.ngrams for o in check_overlap({"prior": prior, "pool": pool})] == [1]

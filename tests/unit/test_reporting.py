@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from report_folder import HOSTILE, TASK_FEATURE, Plan, drop_column, write_run
+from report_folder import HOSTILE, TASK_FEATURE, Plan, drop_column, write_run, write_table
 
 from igds.errors import RequestError
 from igds.reporting.page import write_report
@@ -303,3 +303,42 @@ def test_figures_are_text_in_the_colours_of_the_page(page: Page) -> None:
 def test_matplotlib_is_imported_only_to_draw() -> None:
     code = "import sys, igds.reporting.page; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+TRANSFERRED = {
+    "feature": TASK_FEATURE,
+    "frequency": 0.4321,
+    "control_frequency": 0.1111,
+    "specificity": 0.4567,
+    "specificity_low": 0.4001,
+    "specificity_high": 0.5002,
+}
+
+
+def transfer_page(folder: Path, reason: str | None) -> Page:
+    write_run(folder, Plan())
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("model:\n", "model:\n  train_id: big\n", 1))
+    write_table(folder / "transfer" / "features.parquet", [TRANSFERRED])
+    summary = {"model": "big<b>", "revision": None, "reason": reason}
+    (folder / "transfer" / "summary.json").write_text(json.dumps(summary))
+    write_report(folder, folder / "report" / "index.html")
+    return Page((folder / "report" / "index.html").read_text(encoding="utf-8"))
+
+
+def test_the_model_to_be_trained_is_shown(tmp_path: Path) -> None:
+    page = transfer_page(tmp_path, None)
+    assert "Frequency in the model to be trainedbig<b>" in page.text
+    assert "43.2 % [11.1 %]" in page.text
+    assert "0.457 [0.400, 0.500] fires less on the task" in page.text
+    assert not page.open
+
+
+def test_a_model_to_be_trained_that_could_not_be_measured_says_why(tmp_path: Path) -> None:
+    page = transfer_page(tmp_path, "it has 3 blocks")
+    assert "In the model to be trainedbig<b>Not measured: it has 3 blocks." in page.text
+    assert "43.2 %" not in page.text
+
+
+def test_without_such_a_model_nothing_is_said(page: Page) -> None:
+    assert "model to be trained" not in page.text

@@ -82,6 +82,18 @@ def test_of_tied_topk_values_the_lowest_index_wins() -> None:
     assert torch.equal(sae.encode_columns(X[:1], [2, 0]), torch.tensor([[0.0, 3.0]]))
 
 
+def test_a_tie_over_several_blocks_goes_to_the_lowest_index() -> None:
+    sae = random_topk(d_sae=5000, k=3)
+    x = torch.randn(400, 8, generator=torch.Generator().manual_seed(2))
+    # Four features of one value on every row: none to three others are better.
+    same = torch.tensor([0, 10, 2500, 4999])
+    level = sae.pre_activations(x).topk(3, dim=1).values[:, -1].median()
+    sae.W_enc[:, same], sae.b_enc[same] = 0.0, float(level)
+    acts, columns = sae.encode(x), [4999, 2500, 10, 0]
+    assert set((acts[:, columns] > 0).sum(dim=1).tolist()) == {0, 1, 2, 3}
+    assert torch.equal(sae.encode_columns(x, columns) > 0, acts[:, columns] > 0)
+
+
 @pytest.mark.parametrize("activation", ["relu", "jumprelu", "batchtopk", "topk"])
 def test_columns_equal_all(activation: str) -> None:
     parts = {"k": 2} if activation == "topk" else {"threshold": torch.tensor([1.0, 2.0, 0.5, 2.5])}
@@ -99,12 +111,16 @@ def test_streamed_topk_equals_all_over_several_blocks() -> None:
     torch.testing.assert_close(sae.encode_columns(x, columns), acts[:, columns])
 
 
-def test_decode_rows_and_norms() -> None:
+def test_decode_and_decoder_rows() -> None:
     sae = planted("relu", b_dec=torch.tensor([0.5, 0.0]))
     acts = torch.tensor([[1.0, 0, 0, 2]])
     assert torch.equal(sae.decode(acts), torch.tensor([[3.5, 2.0]]))
     assert torch.equal(sae.decoder_rows([3, 1]), torch.tensor([[1.0, 1.0], [-1.0, 0.0]]))
-    torch.testing.assert_close(sae.decoder_norms(), torch.tensor([1.0, 1.0, 1.0, 2**0.5]))
+
+
+def test_an_sae_prints_in_one_line() -> None:
+    assert repr(planted("topk", k=2, layer=9)) == "SAE(L9, topk k=2, 2 -> 4, planted)"
+    assert str(planted("relu")) == "SAE(L3, relu, 2 -> 4, planted)"
 
 
 def test_half_precision_input_is_encoded_in_float32() -> None:

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from igds.config import schema
 from igds.errors import RequestError
-from igds.saes.formats.saelens import CONFIG, WEIGHTS, read_saelens, write_saelens
-from igds.saes.load import load_sae, load_saes, locate_saes, sae_revision
+from igds.saes.formats.saelens import CONFIG, WEIGHTS, write_saelens
+from igds.saes.load import load_sae, locate_saes, read_sae
 from igds.saes.sae import SAE
 
 D_IN, D_SAE = 6, 10
@@ -102,12 +102,12 @@ def test_encoder_columns_are_contiguous(folder: Path) -> None:
 
 
 def test_revision_changes_with_weights_and_settings(folder: Path) -> None:
-    first = sae_revision(folder)
+    first = load_sae(folder).revision
     assert load_sae(folder).revision == first
     edit_config(folder, apply_b_dec_to_input=False)
-    second = sae_revision(folder)
+    second = load_sae(folder).revision
     edit_weights(folder, b_dec=torch.zeros(D_IN))
-    assert len({first, second, sae_revision(folder)}) == 3
+    assert len({first, second, load_sae(folder).revision}) == 3
 
 
 def test_flat_settings_of_old_versions(folder: Path) -> None:
@@ -127,7 +127,7 @@ def test_decoder_norm_rescaling_is_folded(tmp_path: Path) -> None:
     write_saelens(sae, tmp_path)
     edit_config(tmp_path, rescale_acts_by_decoder_norm=True)
     x = torch.randn(20, D_IN)
-    norms = sae.decoder_norms()
+    norms = sae.W_dec.norm(dim=1)
     pre = ((x - sae.b_dec) @ sae.W_enc + sae.b_enc) * norms
     top = pre.topk(3, dim=1)
     expected = torch.zeros_like(pre).scatter(1, top.indices, top.values.relu())
@@ -146,12 +146,20 @@ def test_transformers_hook_names(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": "gated"}, "'gated' is not supported; supported: standard, jumprelu"),
-        ({"normalize_activations": "layer_norm"}, "normalize_activations 'layer_norm'"),
+        ({"architecture": "abstopk"}, "'abstopk' is not supported; supported: standard, gated"),
+        ({"activation_fn": "tanh-relu"}, "activation function 'tanh-relu' is not supported"),
+        (
+            {"normalize_activations": "layer_norm"},
+            "'layer_norm': scales each input by its own norm",
+        ),
+        ({"normalize_activations": "constant_norm_rescale"}, "scales each input by its own norm"),
+        ({"normalize_activations": "covariance_whitening"}, "fold the whitening into the weights"),
+        ({"normalize_activations": "expected_average_only_in"}, "set saes.input_scale to sqrt"),
+        ({"normalize_activations": "other"}, "'other': igds does not know it"),
         ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor"),
         ({"metadata": {"hook_name": "blocks.2.hook_mlp_out"}}, "reads 'blocks.2.hook_mlp_out'"),
         ({"metadata": {}}, "reads ''; igds takes SAEs on the output of a decoder block"),
-        ({"d_sae": 11}, r"W_enc is \(6, 10\), cfg.json says \(6, 11\)"),
+        ({"d_sae": 11}, r"W_enc is \(6, 10\), its settings say \(6, 11\)"),
     ],
 )
 def test_settings_that_are_not_supported(folder: Path, changes: dict, message: str) -> None:
@@ -180,13 +188,13 @@ def test_missing_weight_damaged_file_missing_file(folder: Path) -> None:
     with pytest.raises(RequestError, match="is not JSON"):
         load_sae(folder)
     (folder / CONFIG).unlink()
-    with pytest.raises(RequestError, match=r"has no cfg\.json"):
+    with pytest.raises(RequestError, match=r"holds sae_weights\.safetensors; igds reads SAELens"):
         load_sae(folder)
 
 
 def test_another_layer_than_asked_for(folder: Path) -> None:
     with pytest.raises(RequestError, match="reads block 2, not 5: mend saes.layer"):
-        read_saelens(folder, 5)
+        load_sae(folder, 5)
 
 
 def test_saes_of_a_run_in_block_order(tmp_path: Path) -> None:
@@ -194,7 +202,8 @@ def test_saes_of_a_run_in_block_order(tmp_path: Path) -> None:
         write_saelens(random_sae(layer=layer), tmp_path / f"L{layer}")
     configs = (schema.SAE(path="L3", release="mine"), schema.SAE(path="L1", layer=1))
     assert list(locate_saes(configs, tmp_path, D_IN, 4)) == [1, 3]
-    assert [sae.release for sae in load_saes(configs, tmp_path, D_IN, 4)] == ["L1", "mine"]
+    found = locate_saes(configs, tmp_path, D_IN, 4)
+    assert [read_sae(spec).release for spec in found.values()] == ["L1", "mine"]
 
 
 @pytest.mark.parametrize(
@@ -217,5 +226,9 @@ def test_saes_that_do_not_fit_the_model(
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="has no cfg.json: igds reads SAELens folders"):
-        locate_saes([schema.SAE(path="nowhere")], tmp_path, D_IN, 4)
+    configs = [schema.SAE(path="here"), schema.SAE(path="nowhere")]
+    write_saelens(random_sae(), tmp_path / "here")
+    with pytest.raises(RequestError, match=r"saes\.1: .*nowhere is not there; igds reads SAELens"):
+        locate_saes(configs, tmp_path, D_IN, 4)
+    with pytest.raises(RequestError, match=r"nowhere is not there"):
+        load_sae(tmp_path / "nowhere")

@@ -8,12 +8,31 @@ import pytest
 
 from igds.config.schema import Budget, Select
 from igds.errors import RequestError
+from igds.rows import content_hash
 from igds.selection.budgets import choose, rows_to_keep
+from igds.selection.quotas import Quotas, source_numbers
 from igds.selection.showcase import showcase
-from igds.selection.tables import selection_summary, selection_table, tie_breaks, unique_mask
+from igds.selection.tables import (
+    prompt_numbers,
+    selection_summary,
+    selection_table,
+    tie_breaks,
+    unique_mask,
+)
 
 
-def pick(scores, budget, *, tie=None, duplicate=None, tokens=None, n_ok=None):
+def pick(
+    scores,
+    budget,
+    *,
+    tie=None,
+    duplicate=None,
+    tokens=None,
+    n_ok=None,
+    prompt=None,
+    per_prompt=1,
+    quotas=None,
+):
     scores = np.asarray(scores, dtype=np.float64)
     n = len(scores)
     return choose(
@@ -25,6 +44,9 @@ def pick(scores, budget, *, tie=None, duplicate=None, tokens=None, n_ok=None):
         n_tokens=np.full(n, 10) if tokens is None else np.asarray(tokens),
         n_ok=n if n_ok is None else n_ok,
         budget=budget,
+        prompt=None if prompt is None else np.asarray(prompt),
+        per_prompt=per_prompt,
+        quotas=quotas,
     )
 
 
@@ -95,6 +117,73 @@ def test_rows_without_a_score_and_duplicates_are_left_out():
     assert result.rank[1] == 0
 
 
+@pytest.mark.parametrize(
+    ("per_prompt", "selected", "reasons"),
+    [
+        (1, [1, 0, 0, 1, 1], ["top", "per_prompt", "per_prompt", "top", "top"]),
+        (2, [1, 0, 1, 1, 0], ["top", "per_prompt", "top", "top", "budget"]),
+        (3, [1, 1, 1, 0, 0], ["top", "top", "top", "budget", "budget"]),
+    ],
+)
+def test_of_one_prompt_the_first_in_rank_order_may_be_chosen(per_prompt, selected, reasons):
+    scores, prompt = [9.0, 7.0, 8.0, 5.0, 4.0], [7, 7, 7, 3, 5]
+    result = pick(scores, Budget(rows=3), prompt=prompt, per_prompt=per_prompt)
+    assert result.selected.tolist() == selected
+    assert result.reason == reasons
+    assert result.rank.tolist() == [1, 3, 2, 4, 5]  # ranks are of all scored rows
+
+
+def test_responses_of_one_prompt_with_one_score_are_taken_by_the_tie_break():
+    result = pick([1.0] * 4, Budget(rows=2), tie=[4, 3, 2, 1], prompt=[0, 0, 1, 1])
+    assert result.selected.tolist() == [False, True, False, True]
+    # The same rows in another order: the same rows are chosen.
+    turned = pick([1.0] * 4, Budget(rows=2), tie=[1, 2, 3, 4], prompt=[1, 1, 0, 0])
+    assert turned.selected.tolist() == [True, False, True, False]
+
+
+def test_a_limit_that_no_prompt_reaches_changes_nothing():
+    draw = np.random.default_rng(0)
+    scores, tie = draw.integers(0, 9, 50).astype(float), draw.permutation(50)
+    plain = pick(scores, Budget(rows=20), tie=tie)
+    for prompt, k in ((np.arange(50), 1), (draw.integers(0, 5, 50), 50)):
+        limited = pick(scores, Budget(rows=20), tie=tie, prompt=prompt, per_prompt=k)
+        assert limited.selected.tolist() == plain.selected.tolist()
+        assert limited.reason == plain.reason
+
+
+def test_the_limit_holds_whatever_the_order_of_rows():
+    draw = np.random.default_rng(1)
+    scores, tie = draw.integers(0, 4, 60).astype(float), draw.permutation(60)
+    prompt = draw.integers(0, 12, 60)
+    result = pick(scores, Budget(rows=15), tie=tie, prompt=prompt, per_prompt=2)
+    assert max(np.bincount(prompt[result.selected])) == 2
+    turn = draw.permutation(60)
+    other = pick(scores[turn], Budget(rows=15), tie=tie[turn], prompt=prompt[turn], per_prompt=2)
+    assert other.selected.tolist() == result.selected[turn].tolist()
+
+
+def test_duplicates_do_not_use_up_their_prompt_s_rows():
+    limited = {"prompt": [1, 1, 1], "per_prompt": 2}
+    result = pick([3.0, 3.0, 2.0], Budget(rows=2), duplicate=[0, 1, 0], **limited)
+    assert result.reason == ["top", "duplicate", "top"]
+
+
+def test_a_ratio_is_of_ok_rows_whatever_their_prompts():
+    limited = {"prompt": [0, 0, 0, 1], "per_prompt": 1}
+    assert pick([4.0, 3.0, 2.0, 1.0], Budget(ratio=Decimal("0.5")), **limited).selected.sum() == 2
+    with pytest.raises(RequestError, match="3 rows, but only 2 .* 0 of those are dup.* 2 more"):
+        pick([4.0, 3.0, 2.0, 1.0], Budget(ratio=Decimal("0.75")), **limited)
+
+
+def test_equal_prompts_get_one_number():
+    one, two = "1" * 32, "2" * 32
+    column = pa.chunked_array([[two, one, None], [one, None, two]])
+    numbers = prompt_numbers(pa.table({"prompt_hash": column}).slice(1))
+    assert len(numbers) == 5
+    assert numbers[0] == numbers[2] and numbers[1] == numbers[3]
+    assert len(set(numbers.tolist())) == 3
+
+
 def test_tie_breaks_follow_seed_and_id_alone():
     ids = pa.chunked_array([["a", "b", "c"]])
     assert tie_breaks(ids, 1).tolist() == tie_breaks(ids, 1).tolist()
@@ -104,7 +193,9 @@ def test_tie_breaks_follow_seed_and_id_alone():
 
 
 def test_of_equal_rows_the_first_is_unique():
-    rows = pa.table({"content_hash": ["x", "y", "x", "z", "y"]})
+    hashes = pa.array([content_hash(text) for text in (b"w", b"x", b"y", b"x", b"z", b"y")])
+    # a column in chunks, the first of which is a part of a longer one
+    rows = pa.table({"content_hash": pa.chunked_array([hashes[1:3], hashes[3:]])})
     assert unique_mask(rows, "row").tolist() == [True, True, False, True, False]
     assert unique_mask(rows, "none").all()
 
@@ -141,3 +232,95 @@ def test_the_showcase_is_best_worst_and_around_the_cut_without_repeats():
     assert [k for k, v in groups.items() if v == "worst"] == ["r3", "r2", "r1", "r0"]
     small = showcase(table.slice(0, 3), 4)
     assert sorted(small["row_id"].to_pylist()) == ["r0", "r1", "r2"]
+
+
+def quotas(rows_by_source, *shares):
+    decimals = [None if share is None else Decimal(share) for share in shares]
+    return Quotas(source=source_numbers(rows_by_source), shares=decimals)
+
+
+def test_a_quota_keeps_the_best_rows_of_its_source_and_hands_the_rest_on():
+    # The first source has the four best rows and may fill half of the four places.
+    result = pick([9, 8, 7, 6, 5, 4, 3, 2.0], Budget(rows=4), quotas=quotas([4, 4], "0.5", None))
+    assert result.selected.tolist() == [1, 1, 0, 0, 1, 1, 0, 0]
+    assert result.reason == ["top", "top", "quota", "quota", "top", "top", "budget", "budget"]
+    assert result.rank.tolist() == list(range(1, 9))
+    assert result.cut == 4.0
+
+
+def test_a_share_is_rounded_up_so_that_halves_fill_an_odd_number():
+    result = pick([6, 5, 4, 3, 2, 1.0], Budget(rows=3), quotas=quotas([3, 3], "0.5", "0.5"))
+    assert result.selected.tolist() == [1, 1, 0, 1, 0, 0]
+
+
+def test_a_token_budget_has_quotas_of_tokens():
+    result = pick(
+        [6, 5, 4, 3, 2, 1.0],
+        Budget(tokens=100),
+        tokens=[30, 30, 5, 40, 20, 50],
+        quotas=quotas([3, 3], "0.5", None),
+    )
+    # 30 + 30 is over half of 100, and nothing behind it in that source is reached for.
+    assert result.reason == ["top", "quota", "quota", "top", "top", "budget"]
+
+
+def test_duplicates_take_nothing_of_a_quota():
+    result = pick(
+        [6, 5, 4, 3.0],
+        Budget(rows=2),
+        duplicate=[True, False, False, False],
+        quotas=quotas([3, 1], "0.5", None),
+    )
+    assert result.reason == ["duplicate", "top", "quota", "top"]
+
+
+def test_quotas_that_leave_too_few_are_refused_with_the_counts():
+    with pytest.raises(
+        RequestError, match=r"asks for 4 rows, but only 3 can be chosen.*2 more are over the quota"
+    ):
+        pick([5, 4, 3, 2, 1.0], Budget(rows=4), quotas=quotas([3, 2], "0.25", None))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_quotas_choose_as_a_plain_loop_does(seed):
+    random = np.random.default_rng(seed)
+    scores, tokens = random.normal(size=200), random.integers(1, 50, 200)
+    sizes, shares = [90, 60, 50], [Decimal("0.3"), None, Decimal("0.15")]
+    for budget, cost, total in (
+        (Budget(rows=60), np.ones(200, int), 60),
+        (Budget(tokens=1500), tokens, 1500),
+    ):
+        kept, spent, used, stopped = [], [0, 0, 0], 0, [False] * 3
+        for row in np.argsort(-scores):
+            source = int(np.searchsorted(np.cumsum(sizes), row, side="right"))
+            share = shares[source]
+            over = share is not None and spent[source] + cost[row] > -(-share * total // 1)
+            stopped[source] = stopped[source] or over
+            if stopped[source]:
+                continue
+            if used + cost[row] > total:
+                break
+            kept.append(row)
+            spent[source] += cost[row]
+            used += cost[row]
+        result = pick(
+            scores,
+            budget,
+            tokens=tokens,
+            quotas=Quotas(source=source_numbers(sizes), shares=shares),
+        )
+        assert np.flatnonzero(result.selected).tolist() == sorted(kept)
+
+
+def test_quotas_show_in_summary_and_showcase():
+    scores = np.array([9, 8, 7, 6, 5, 4, 3, 2.0])
+    result = pick(scores, Budget(rows=4), quotas=quotas([4, 4], "0.5", None))
+    counts = pa.array([1] * 8, pa.int32())
+    rows = pa.table({"status": ["ok"] * 8, "n_prompt_tokens": counts, "n_train_tokens": counts})
+    summary = selection_summary(rows, scores, result, Select(budget=Budget(rows=4)))
+    assert summary["reasons"] == {"top": 4, "quota": 2, "budget": 2}
+    table = selection_table(pa.chunked_array([[f"r{n}" for n in range(8)]]), scores, result)
+    assert showcase(table, 1).to_pydict() == {
+        "row_id": ["r0", "r5", "r7"],
+        "group": ["best", "borderline", "worst"],
+    }

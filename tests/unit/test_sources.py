@@ -203,7 +203,7 @@ def test_glob_and_folder_in_order(tmp_path: Path) -> None:
         ("empty", "holds no file that ends in"),
         ("a.txt", "unknown ending.*set format"),
         ("a.parquet.gz", "decompress"),
-        ("s3://bucket/a.jsonl", "URL"),
+        ("s3x://bucket/a.jsonl", "Protocol not known"),
         ("builtin:other", "not built in"),
     ],
 )

@@ -6,6 +6,7 @@ from scipy import stats
 
 from igds.stats.auroc import auroc, auroc_interval
 from igds.stats.bootstrap import paired_bootstrap
+from igds.stats.proportion import wilson
 from igds.stats.rank import mid_ranks, spearman
 
 
@@ -21,6 +22,13 @@ def test_spearman_equals_scipy_with_ties():
 
 def test_spearman_of_a_constant_is_nan():
     assert np.isnan(spearman(np.ones(4), np.arange(4.0)))
+
+
+def test_wilson_interval_by_hand():
+    # textbook: 8 of 10 gives 0.490 to 0.943
+    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson(0, 12)[0] == pytest.approx(0) and wilson(0, 12)[1] > 0.2
+    assert np.isnan(wilson(0, 0)).all()
 
 
 def test_auroc_by_hand():

@@ -55,11 +55,26 @@ def test_math_gold_answers(answer: str, gold: str) -> None:
         (" The final answer is \\boxed{72}.", "72"),
         (" no box", None),
         (" never closed \\boxed{{1}", None),
+        ("48 + 24 = 72.\n#### 72\n", "72"),
+        ("So \\boxed{1}\n#### 2", "1"),
+        ("nothing after ####\n", None),
     ],
 )
 def test_math_answer_span(response: str, answer: str | None) -> None:
     span = MathTask().answer_span(response)
     assert (None if span is None else response[slice(*span)]) == answer
+
+
+def test_a_chat_row_is_judged_by_its_answer() -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": f" {GSM8K}\n"}]
+    row = {"messages": turns}
+    task = MathTask()
+    assert base.scored_row(task, row) == {"answer": GSM8K}
+    assert task.score(" \\boxed{72}", base.scored_row(task, row)) == 1.0
+    assert task.score(" \\boxed{24}", base.scored_row(task, row)) == 0.0
+    assert base.scored_row(SummarizationTask(), row) == {"summary": GSM8K}
+    assert base.scored_row(task, {"answer": "3"}) == {"answer": "3"}
+    assert base.scored_row(task, {"messages": turns[:1]}) == {"answer": ""}
 
 
 def test_math_scores() -> None:
@@ -175,8 +190,8 @@ def test_task_from_the_config_with_mathematics() -> None:
         (Task(name="own", response="{a}", metric="math"), "must start with one space"),
         (Task(name="own", response=" yes", metric="math"), "have a place"),
         (
-            Task(name="own", response=" {a}", metric="bleu"),
-            "'bleu' is unknown: take one of exact_match",
+            Task(name="own", response=" {a}", metric="comet"),
+            "'comet' is unknown: take one of exact_match",
         ),
         (Task(name="no_such_module:Task"), "No module named 'no_such_module'"),
         (Task(name="json:Nothing"), "json has no class 'Nothing'"),

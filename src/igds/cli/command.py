@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 
@@ -41,6 +42,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     console = Console()
     # A pipe has no width: lines are then never folded.
     Console(width=None if console.is_terminal else 10_000).print(table)
+
+
+def print_doubt(run: Path) -> None:
+    """Print a line when no feature behind a run's selection is confirmed."""
+    from igds.runs.folder import RunFolder
+
+    if RunFolder(run).manifest().get("outcome") == "UNCONFIRMED":
+        print("UNCONFIRMED: no feature behind this selection has passed a family-wise test")
 
 
 def shown(value: object) -> str:

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tyro.conf import Positional
 
-from igds.cli.command import shown
+from igds.cli.command import print_doubt, shown
 from igds.errors import RequestError
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
+
+_SHOWN = 5
+"""Row ids named when several begin alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +28,61 @@ class Explain:
 
     run: Positional[Path]
     """Run folder."""
-    row_id: Positional[str]
-    """Row id, as in select/selection.parquet."""
+    row_id: Positional[str | None] = None
+    """Row id, as in select/selection.parquet, or enough of its beginning to be the only one."""
+    rank: int | None = None
+    """Rank of the row, 1 for the highest pool score, in place of its id."""
 
     def execute(self, overrides: Sequence[str]) -> None:  # noqa: ARG002
         """Print the facts, one a line, then the prompt."""
-        facts = row_facts(self.run, self.row_id)
+        if (self.row_id is None) == (self.rank is None):
+            raise RequestError("igds explain takes a row id or --rank, one of them")
+        row_id = (
+            row_of_rank(self.run, self.rank)
+            if self.rank is not None
+            else whole_id(self.run, self.row_id or "")
+        )
+        facts = row_facts(self.run, row_id)
         prompt = facts.pop("prompt")
         for name, value in facts.items():
             print(f"{name}: {shown(value)}")
         print(f"prompt:\n{prompt}" if prompt is not None else "prompt: -")
+        print_doubt(self.run)
+
+
+def whole_id(run: Path, start: str) -> str:
+    """Return the id of the pool's row that has it, or else of the only row whose id begins so.
+
+    Raises:
+        RequestError: no such run, no pool, no such row, or several.
+    """
+    import pyarrow.compute as pc
+
+    begins = pc.starts_with(pc.field("row_id"), start)
+    found = _dataset(run / "index", "rows-*.parquet").to_table(["row_id"], filter=begins)
+    ids = found["row_id"].to_pylist()
+    if start in ids or len(ids) == 1:
+        return start if start in ids else ids[0]
+    if not ids:
+        raise RequestError(f"no row {start} in the pool of {run}")
+    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
+    raise RequestError(f"{len(ids)} rows begin with {start}: {', '.join(ids[:_SHOWN])}{more}")
+
+
+def row_of_rank(run: Path, rank: int) -> str:
+    """Return the id of the row with a rank.
+
+    Raises:
+        RequestError: nothing is selected yet, or no row has the rank.
+    """
+    import pyarrow.compute as pc
+
+    ranked = _dataset(run / "select", "selection.parquet")
+    found = ranked.to_table(["row_id"], filter=pc.field("rank") == rank)["row_id"].to_pylist()
+    if not found:
+        scored = _summary(run)["scored"]
+        raise RequestError(f"no row of {run} has rank {rank}: ranks are 1 to {scored}")
+    return found[0]
 
 
 def row_facts(run: Path, row_id: str) -> dict[str, Any]:
@@ -47,16 +95,25 @@ def row_facts(run: Path, row_id: str) -> dict[str, Any]:
     row = _one(run / "index", "rows-*.parquet", row_id, columns)
     if row is None:
         raise RequestError(f"no row {row_id} in the pool of {run}")
-    selection = run / "select" / "selection.parquet"
-    if not selection.exists():
+    if not (run / "select" / "selection.parquet").exists():
         return row
     chosen = _one(run / "select", "selection.parquet", row_id, None)
     assert chosen is not None, "a selection has every row of the pool"
-    method = json.loads((run / "select" / "summary.json").read_text())["method"]
+    summary = _summary(run)
+    if chosen["rank"] is not None:
+        chosen["rank"] = (
+            f"{chosen['rank']} of {summary['scored']} scored ({summary['selected']} kept, "
+            f"cut {shown(summary['cut'])})"
+        )
+    method = summary["method"]
     raw = _one(run / "score" / method, "shard-*.parquet", row_id, None) or {}
     features = {f"{method} {name}": value for name, value in raw.items() if name not in row}
-    percentile = _percentile(run / "select", chosen["rank"])
-    return {**row, **chosen, "percentile": percentile, **features}
+    return {**row, **chosen, **features}
+
+
+def _summary(run: Path) -> dict[str, Any]:
+    """Return what the selection says of itself."""
+    return json.loads((run / "select" / "summary.json").read_text())
 
 
 def _one(
@@ -69,20 +126,12 @@ def _one(
     return found.to_pylist()[0] if len(found) else None
 
 
-def _percentile(folder: Path, rank: int | None) -> float | None:
-    """Return the share of scored rows, in per cent, that rank no better than this one."""
-    import pyarrow.compute as pc
-
-    if rank is None:
-        return None
-    scored = _dataset(folder, "selection.parquet").count_rows(filter=pc.field("rank").is_valid())
-    return 100 * (scored - rank + 1) / scored
-
-
 def _dataset(folder: Path, pattern: str) -> ds.Dataset:
     import pyarrow.dataset as ds
 
     files = sorted(map(str, folder.glob(pattern)))
+    if not files and folder.name == "index" and (folder / "stage.json").exists():
+        raise RequestError(f"{folder.parent} has no pool: its configuration names no data.pool")
     if not files:
         raise RequestError(
             f"{folder} holds no {pattern}: `igds status` shows which stages are done"

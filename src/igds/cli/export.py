@@ -5,44 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from tyro.conf import Positional
 
-from igds.errors import RequestError
+from igds.exports.formats import Format, Order
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write the selected rows, in pool order, as they were in their sources."""
+    """Write the selected rows for a trainer, their scores beside them."""
 
     overridable: ClassVar[bool] = False
 
     run: Positional[Path]
     """Run folder."""
     output: Path
-    """File to write, ending as the format does; one that is there is replaced."""
-    format: Literal["jsonl", "parquet"] = "jsonl"
-    """File format."""
+    """File to write, `.parquet` for that format and `.jsonl` for all others; one that is there is
+    replaced."""
+    format: Format = "jsonl"
+    """jsonl: rows as they were read; parquet: prompt, completion and original; the others as that
+    trainer reads them."""
+    order: Order = "pool"
+    """As in the pool, or best first."""
 
     def execute(self, overrides: Sequence[str]) -> None:  # noqa: ARG002
-        """Write the file and print how many rows it has.
+        """Write the file and print what was written.
 
         Raises:
-            RequestError: nothing is selected yet, or the output cannot be written there.
+            RequestError: nothing is selected yet, or the rows cannot be written there.
         """
-        from igds.exports.rows import write_selected
+        from igds.exports.run import export_run
         from igds.runs.folder import RunFolder
 
-        if not (self.run / "select" / "selection.parquet").exists():
-            raise RequestError(f"{self.run} has no selection yet: see `igds status {self.run}`")
-        if self.output.suffix != f".{self.format}":
-            raise RequestError(f"{self.output} does not end in .{self.format}, its --format")
-        if not self.output.parent.is_dir():
-            raise RequestError(f"{self.output.parent} is not a folder")
-        selected = RunFolder(self.run).table("select/selection.parquet")["selected"].to_numpy()
-        write_selected(self.output, self.run / "index", selected)
-        print(f"{self.output}: {selected.sum()} rows")
-        outcome = RunFolder(self.run).manifest().get("outcome")
-        if outcome == "UNCONFIRMED":
-            print("UNCONFIRMED: no feature behind this selection has passed a family-wise test")
+        for line in export_run(RunFolder(self.run), self.output, self.format, self.order):
+            print(line)

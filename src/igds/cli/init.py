@@ -14,9 +14,11 @@ from igds.config.reference import commented_yaml
 from igds.errors import RequestError
 
 _COLUMNS = {
-    "math": {"question": "question", "answer": "answer"},
-    "summarization": {"dialogue": "dialogue", "summary": "summary"},
+    "math": ("question", "answer"),
+    "summarization": ("dialogue", "summary"),
+    "translation": ("source", "target"),
 }
+"""Task -> field of its prompt and field of its gold response."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class Init:
 
     overridable: ClassVar[bool] = False
 
-    task: Positional[Literal["math", "summarization"]]
+    task: Positional[Literal["math", "summarization", "translation"]]
     """What the rows are for."""
     output: Path = Path("igds.yaml")
     """File to write."""
@@ -68,4 +70,6 @@ def example(task: str) -> schema.Config:
 
 
 def _source(name: str, task: str) -> schema.Source:
-    return schema.Source(path=f"data/{name}.jsonl", columns=_COLUMNS[task])
+    prompt, response = _COLUMNS[task]
+    fields = (prompt,) if name == "prior" else (prompt, response)
+    return schema.Source(path=f"data/{name}.jsonl", columns={field: field for field in fields})

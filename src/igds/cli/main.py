@@ -17,6 +17,7 @@ from igds.cli.doctor import Doctor
 from igds.cli.explain import Explain
 from igds.cli.export import Export
 from igds.cli.init import Init
+from igds.cli.plan import Plan
 from igds.cli.run import Run
 from igds.cli.saes import Saes
 from igds.cli.stage import Intervene, Recall, Report, Score, Select
@@ -24,7 +25,7 @@ from igds.cli.status import Status
 from igds.errors import RequestError, WorkError, did_you_mean
 
 _COMMANDS = (
-    Run, Recall, Intervene, Score, Select, Report, Status, Explain, Export, Init, Saes, Doctor
+    Run, Plan, Recall, Intervene, Score, Select, Report, Status, Explain, Export, Init, Saes, Doctor
 )  # fmt: skip
 
 FAILED, WRONG, INTERRUPTED, TERMINATED = 1, 2, 130, 143

@@ -1,26 +1,113 @@
-"""`igds saes`: sparse autoencoders."""
+"""`igds saes`: list public sparse autoencoders, convert one, train some."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from tyro.conf import Positional
+import tyro
+from tyro.conf import Positional, arg
 
-from igds.cli.command import print_table
+from igds.cli.command import Command, print_table
+from igds.errors import RequestError
+
+if TYPE_CHECKING:
+    from igds.saes.registry import Entry
 
 
 @dataclass(frozen=True, kw_only=True)
-class Saes:
-    """Train sparse autoencoders on blocks of a model: igds saes train CONFIG."""
+class List:
+    """Show the registry of the installed sae-lens: releases, or the SAEs of one."""
+
+    overridable: ClassVar[bool] = False
+
+    model: str | None = None
+    """Only releases for this model, as gemma-2-2b; part of the name is enough."""
+    release: str | None = None
+    """Show the SAEs of this release, with the id that `saes.id` takes."""
+
+    def execute(self, overrides: Sequence[str]) -> None:  # noqa: ARG002
+        """Print one line a release, or one an SAE; needs no network.
+
+        Raises:
+            RequestError: sae-lens is not installed, or nothing matches.
+        """
+        from igds.saes.registry import find_releases
+
+        releases = find_releases(self.model, self.release)
+        if self.release is None:
+            print_table(
+                ("release", "model", "SAEs", "igds reads", "otherwise"),
+                [(name, *_summary(entries)) for name, entries in releases.items()],
+            )
+            return
+        shown = [
+            (one.id, one.l0, one.neuronpedia_id, one.unsupported or f"reads it: {one.format}")
+            for one in releases[self.release]
+        ]
+        print_table(("id", "l0", "neuronpedia", "igds"), shown)
+
+
+def _summary(entries: Sequence[Entry]) -> tuple[str, int, int, str | None]:
+    """Return model, SAEs, how many of them igds reads, and why not the others."""
+    reasons = dict.fromkeys(one.unsupported for one in entries if one.unsupported)
+    usable = sum(one.unsupported is None for one in entries)
+    return entries[0].model, len(entries), usable, "; ".join(reasons) or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Write an SAE of any format as a SAELens folder, which igds and sae_lens read."""
+
+    overridable: ClassVar[bool] = False
+
+    sae: Positional[str]
+    """Local folder or file, or a release of the registry (see `igds saes list`)."""
+    output: Positional[Path]
+    """Folder to make."""
+    id: str | None = None
+    """SAE of the release."""
+    hub: str | None = None
+    """Hub repository, owner/name, that holds the path."""
+    layer: int | None = None
+    """Decoder block, where neither the files nor their folder name it."""
+
+    def execute(self, overrides: Sequence[str]) -> None:  # noqa: ARG002
+        """Read, write, and print what was made.
+
+        Raises:
+            RequestError: the output is there already, or the SAE cannot be read.
+        """
+        from igds.config import schema
+        from igds.saes.formats.saelens import write_saelens
+        from igds.saes.load import find_sae, read_sae
+
+        if self.output.exists():
+            raise RequestError(f"{self.output} is there already: name another folder")
+        place = {"path": self.sae} if self.id is None else {"release": self.sae, "id": self.id}
+        config = schema.SAE(**place, hub=self.hub, layer=self.layer)
+        spec = find_sae(config, Path())
+        sae = read_sae(spec)
+        write_saelens(sae, self.output, metadata={"converted_from": spec.source})
+        print(
+            f"{self.output}: L{sae.layer}, {sae.activation}, {sae.d_in} -> {sae.d_sae}, "
+            f"activations {sae.unit}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train SAEs on blocks of a model.
+
+    Any setting can follow the config, as --l0 64 or --sources.0.tokens 100000; docs/saes.md lists
+    them all.
+    """
 
     overridable: ClassVar[bool] = True
 
-    action: Positional[Literal["train"]]
-    """What to do."""
-    config: Positional[Path]
+    config: Annotated[Positional[Path], arg(metavar="CONFIG")]
     """YAML file that says which blocks, on which text."""
 
     def execute(self, overrides: Sequence[str]) -> None:
@@ -30,3 +117,30 @@ class Saes:
 
         quality = train_saes(self.config, overrides, make_progress())
         print_table(list(quality[0]), [list(row.values()) for row in quality])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saes:
+    """List public sparse autoencoders, convert one, or train some."""
+
+    overridable: ClassVar[bool] = True
+
+    action: Annotated[
+        Annotated[List, tyro.conf.subcommand("list", prefix_name=False)]
+        | Annotated[Convert, tyro.conf.subcommand("convert", prefix_name=False)]
+        | Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)],
+        tyro.conf.arg(name=""),
+    ]
+    """What to do."""
+
+    def execute(self, overrides: Sequence[str]) -> None:
+        """Do it.
+
+        Raises:
+            RequestError: a word is not known.
+        """
+        action: Command = self.action
+        if overrides and not action.overridable:
+            name = type(action).__name__.lower()
+            raise RequestError(f"{overrides[0]} is not an option of igds saes {name}")
+        action.execute(overrides)

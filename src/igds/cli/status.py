@@ -17,7 +17,7 @@ from igds.errors import RequestError
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Show which stages are done, the rows by status, and the selection; needs no lock."""
+    """Show what is done: stages, rows by status, selection, task features; needs no lock."""
 
     overridable: ClassVar[bool] = False
 
@@ -45,6 +45,12 @@ class Status:
         selection = _read(self.run / "select" / "summary.json")
         if selection:
             print_table(("selection", "value"), list(_flat(selection)))
+        found = _read(self.run / "intervene" / "task_features.json")
+        if found:
+            names = ", ".join(found["features"]) or "none"
+            print(f"task features: {names} ({found['outcome'].upper()}: {found['reason']})")
+        if (self.run / "report" / "index.html").exists():
+            print(f"report: {self.run / 'report' / 'index.html'}")
 
 
 def stage_states(run: Path) -> list[tuple[str, str]]:

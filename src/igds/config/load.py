@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from igds.config.overrides import apply_overrides
 from igds.config.schema import Config
-from igds.config.structure import structure
+from igds.config.structure import SettingsError, structure
 from igds.config.text import read_yaml
 from igds.errors import RequestError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +37,28 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigFile:
         RequestError: no such file, not YAML, an unknown key, a value of the wrong type or range.
     """
     path = Path(path)
+    return ConfigFile(config=read_settings(path, overrides, Config), base=path.resolve().parent)
+
+
+def read_settings(path: Path, overrides: Sequence[str], schema: type[T]) -> T:
+    """Return the settings in a YAML file, changed by command-line overrides, as a schema object.
+
+    Raises:
+        RequestError: as `load_config`; a wrong value that was typed names its option.
+    """
     raw = read_yaml(path)
+    typed = apply_overrides(raw, overrides)
     try:
-        apply_overrides(raw, overrides)
-        return ConfigFile(config=structure(raw), base=path.resolve().parent)
-    except RequestError as error:
-        raise RequestError(f"{path}: {error}") from error
+        return structure(raw, schema)
+    except SettingsError as error:
+        lines = [
+            f"--{problem}" if _concerns(problem, typed) else f"{path}: {problem}"
+            for problem in error.problems
+        ]
+        raise RequestError("\n  ".join(lines)) from error
+
+
+def _concerns(problem: str, keys: Sequence[str]) -> bool:
+    """Return whether a problem's dotted key is one of the keys, above or below one of them."""
+    where = f"{problem.split(' ')[0]}."
+    return any(where.startswith(f"{key}.") or f"{key}.".startswith(where) for key in keys)

@@ -31,8 +31,8 @@ def parse_overrides(words: Sequence[str]) -> list[tuple[list[str], CommandLineTe
     return found
 
 
-def apply_overrides(raw: dict[str, Any], words: Sequence[str]) -> None:
-    """Set the overridden values in the mapping read from YAML.
+def apply_overrides(raw: dict[str, Any], words: Sequence[str]) -> list[str]:
+    """Set the overridden values in the mapping read from YAML and return their dotted keys.
 
     A budget on the command line replaces the whole budget section, since exactly one of its
     fields may be set.
@@ -44,7 +44,11 @@ def apply_overrides(raw: dict[str, Any], words: Sequence[str]) -> None:
     if any(keys[:2] == _BUDGET and len(keys) > 2 for keys, _ in overrides):
         _set(raw, _BUDGET, {})
     for keys, value in overrides:
-        _set(raw, keys, value)
+        try:
+            _set(raw, keys, value)
+        except RequestError as error:
+            raise RequestError(f"--{'.'.join(keys)}: {error}") from error
+    return [".".join(keys) for keys, _ in overrides]
 
 
 def _set(raw: dict[str, Any], keys: Sequence[str], value: Any) -> None:

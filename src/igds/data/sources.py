@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import csv
+import heapq
 import io
 import json
-import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from igds.config.schema import Source
 from igds.data.files import SourceFile, find_files
+from igds.data.hub import read_hub
+from igds.data.records import Record, json_record
+from igds.data.remote import reached
+from igds.data.seeds import seeded_bits
+from igds.data.tables import read_arrow, read_parquet
 from igds.errors import RequestError
 from igds.rows import Status, canonical
 
@@ -26,23 +31,11 @@ _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """One row as its file has it."""
-
-    original: bytes
-    """JSONL: the line without its newline; else canonical JSON of all columns."""
-    columns: Mapping[str, Any] | None
-    """Column -> value; None when the row cannot be read."""
-    status: Status
-    """ok, torn_line, bad_json or bad_utf8."""
-
-
-@dataclass(frozen=True, slots=True)
 class RawRow:
     """One row of a source, mapped but not yet judged."""
 
     source: str
-    """Name of the file."""
+    """Name of the file, or of the Hub set's split."""
     ordinal: int
     """Number of the row in its file, from 0; blank lines do not count."""
     original: bytes
@@ -58,14 +51,16 @@ class RawRow:
 def read_source(source: Source, fields: Sequence[str], base: Path) -> Iterator[RawRow]:
     """Return the rows of a source in order: files by path, rows as they stand.
 
+    With `sample`, that many rows drawn by a seeded hash of their places are held in memory.
+
     Args:
         source: what the config says.
         fields: names that templates and task read; `source.columns` maps them to columns.
         base: folder that a relative path starts from.
 
     Raises:
-        RequestError: see `find_files`; `columns` maps a field that nothing reads; a file cannot
-            be read; a row lacks the id column.
+        RequestError: see `find_files` and `read_hub`; `columns` maps a field that nothing reads; a
+            file cannot be read; a row lacks the id column.
     """
     unknown = [field for field in source.columns if field not in fields]
     if unknown:
@@ -73,39 +68,61 @@ def read_source(source: Source, fields: Sequence[str], base: Path) -> Iterator[R
             f"{source.path}: columns maps {', '.join(unknown)}, which nothing reads; the template "
             f"and the task read {', '.join(fields)}"
         )
-    files = find_files(source, base)
+    parts = _parts(source, base)
     mapping = {field: source.columns.get(field, field) for field in fields}
-    rows = (row for file in files for row in _mapped(file, mapping, source.id_column))
-    return islice(rows, source.limit)
+    rows = (row for part in parts for row in _mapped(*part, mapping, source.id_column))
+    limited = islice(rows, source.limit)
+    return limited if source.sample is None else _sampled(limited, source)
 
 
 def column_names(source: Source, base: Path) -> list[str]:
     """Return the columns of the source's first readable row, [] when it has none."""
-    records = (record for file in find_files(source, base) for record in _read(file))
+    records = (record for _, part in _parts(source, base) for record in part)
     return next((list(r.columns) for r in records if r.columns is not None), [])
 
 
+def _parts(source: Source, base: Path) -> list[tuple[str, Iterator[Record]]]:
+    """Return name and rows of each file of a source, or of the split of a Hub set."""
+    if source.on_hub:
+        return [read_hub(source)]
+    return [(file.name, _read(file)) for file in find_files(source, base)]
+
+
+def _sampled(rows: Iterable[RawRow], source: Source) -> Iterator[RawRow]:
+    """Yield `source.sample` rows in their order: those whose places hash lowest.
+
+    One pass, which holds no more rows than are drawn.
+    """
+    keyed = (
+        (seeded_bits(source.sample_seed, "data/sample", str(place)), place, row)
+        for place, row in enumerate(rows)
+    )
+    drawn = heapq.nsmallest(source.sample or 0, keyed)
+    for _, _, row in sorted(drawn, key=itemgetter(1)):
+        yield row
+
+
 def _mapped(
-    file: SourceFile, mapping: Mapping[str, str], id_column: str | None
+    name: str, records: Iterable[Record], mapping: Mapping[str, str], id_column: str | None
 ) -> Iterator[RawRow]:
-    for ordinal, record in enumerate(_read(file)):
+    for ordinal, record in enumerate(records):
         fields = row_id = None
         if (columns := record.columns) is not None:
             values = {field: columns.get(column) for field, column in mapping.items()}
             fields = {field: value for field, value in values.items() if value is not None}
-            row_id = _own_id(columns, id_column, file, ordinal)
-        yield RawRow(file.name, ordinal, record.original, fields, row_id, record.status)
+            row_id = _own_id(columns, id_column, name, ordinal)
+        yield RawRow(name, ordinal, record.original, fields, row_id, record.status)
 
 
 def _own_id(
-    columns: Mapping[str, Any], id_column: str | None, file: SourceFile, ordinal: int
+    columns: Mapping[str, Any], id_column: str | None, name: str, ordinal: int
 ) -> str | None:
     if id_column is None:
         return None
     value = columns.get(id_column)
     if value is None or value == "":
         raise RequestError(
-            f"{file.name}, row {ordinal}: no value in id_column {id_column!r}; "
+            f"{name}, row {ordinal}: no value in id_column {id_column!r}; "
             f"columns: {', '.join(columns)}"
         )
     return value if isinstance(value, str) else canonical({"": value})[len('{"":') : -1].decode()
@@ -127,12 +144,18 @@ def _read(file: SourceFile) -> Iterator[Record]:
                 yield from _read_delimited(file, ",")
             case "tsv":
                 yield from _read_delimited(file, "\t")
+            case "arrow":
+                yield from read_arrow(file)
             case _:
-                yield from _read_parquet(file)
+                yield from read_parquet(file)
 
 
 @contextmanager
 def _blamed_on(file: SourceFile) -> Iterator[None]:
+    if not file.is_local:
+        with reached(file.name):
+            yield
+        return
     try:
         yield
     except (OSError, pa.ArrowException, csv.Error) as error:
@@ -177,7 +200,7 @@ def _read_json(file: SourceFile) -> Iterator[Record]:
         raise RequestError(f"{file.name} holds no array of objects; a JSON file is one array")
     for item in items:
         if isinstance(item, dict):
-            yield _record(item)
+            yield json_record(item)
         else:
             yield Record(json.dumps(item).encode(), None, Status.BAD_JSON)
 
@@ -187,7 +210,7 @@ def _read_delimited(file: SourceFile, delimiter: str) -> Iterator[Record]:
     csv.field_size_limit(sys.maxsize)
     with (
         file.open() as stream,
-        # Bytes that are not UTF-8 become lone surrogates, by which `_record` knows the row.
+        # Bytes that are not UTF-8 become lone surrogates, by which `json_record` knows the row.
         io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="") as text,
     ):
         reader = csv.reader(text, delimiter=delimiter)
@@ -202,32 +225,4 @@ def _read_delimited(file: SourceFile, delimiter: str) -> Iterator[Record]:
                     f"{file.name}: the row that ends in line {reader.line_num} has {len(cells)} "
                     f"cells, the header has {len(header)}: quote cells that hold a separator"
                 )
-            yield _record(dict(zip(header, cells, strict=True)))
-
-
-def _read_parquet(file: SourceFile) -> Iterator[Record]:
-    with pq.ParquetFile(file.path) as parquet:
-        for batch in parquet.iter_batches(batch_size=1024):
-            for columns in batch.to_pylist():
-                yield _record({name: _json_value(value) for name, value in columns.items()})
-
-
-def _record(columns: dict[str, Any]) -> Record:
-    """Return a row whose `original` is the canonical JSON of its columns."""
-    try:
-        return Record(canonical(columns), columns, Status.OK)
-    except UnicodeEncodeError:
-        return Record(json.dumps(columns).encode(), None, Status.BAD_UTF8)
-
-
-def _json_value(value: Any) -> Any:
-    """Return a Parquet value as JSON has it: NaN as null, dates, decimals and bytes as text."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
-    if isinstance(value, list):
-        return [_json_value(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _json_value(item) for name, item in value.items()}
-    return value.hex() if isinstance(value, bytes) else str(value)
+            yield json_record(dict(zip(header, cells, strict=True)))

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from igds.data.index import load_index
 from igds.data.seeds import seeded_bits
 from igds.errors import RequestError
 
-SPLITS = ("S1", "S2", "S3")
-"""Screen and exact deltas; order; confirmation."""
+SPLITS = {"S1": "screen_rows", "S2": "order_rows", "S3": "confirm_rows"}
+"""Split -> setting of the section `intervene` that sizes it: screen and exact deltas; order;
+confirmation."""
 
 
 def split_validation(
@@ -22,7 +28,7 @@ def split_validation(
     Args:
         keys: one a row: its prompt's hash, or its id.
         seed: root of the run's random streams.
-        sizes: split -> number of rows, in the order in which they are filled.
+        sizes: split, as in `SPLITS`, -> number of rows, in the order in which they are filled.
 
     Raises:
         RequestError: there are fewer different keys than the sizes ask for.
@@ -30,10 +36,10 @@ def split_validation(
     first = dict(zip(reversed(keys), reversed(range(len(keys))), strict=True))
     wanted = sum(sizes.values())
     if len(first) < wanted:
-        asked = " + ".join(f"{name} {size}" for name, size in sizes.items())
+        asked = " + ".join(f"intervene.{SPLITS[name]} {size}" for name, size in sizes.items())
         raise RequestError(
             f"data.validation has {len(first)} different usable rows, but {asked} asks for "
-            f"{wanted}: add rows, or lower intervene.screen_rows, order_rows or confirm_rows"
+            f"{wanted}: add rows or lower these settings"
         )
     ordered = sorted(first, key=lambda key: (seeded_bits(seed, "splits", key), key))
     splits, start = {}, 0
@@ -41,3 +47,21 @@ def split_validation(
         splits[name] = sorted(first[key] for key in ordered[start : start + size])
         start += size
     return splits
+
+
+def confirmation_rows(validation: Path, seed: int, sizes: Mapping[str, int]) -> pa.Array:
+    """Return ids of all rows with a prompt of split S3, which nothing may read before.
+
+    Args:
+        validation: folder of the index of the validation rows.
+        seed: root of the run's random streams.
+        sizes: split -> number of rows; without any there is no S3.
+    """
+    if not sizes:
+        return pa.array([], pa.string())
+    rows = load_index(validation, ["row_id", "prompt_hash", "status"])
+    rows = rows.filter(pc.equal(rows["status"], "ok"))
+    keys = rows["prompt_hash"]
+    splits = split_validation(keys.to_pylist(), seed, sizes)
+    sealed = keys.take(pa.array(splits["S3"], pa.int64())).combine_chunks()
+    return rows.filter(pc.is_in(keys, value_set=sealed))["row_id"].combine_chunks()

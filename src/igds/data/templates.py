@@ -35,8 +35,12 @@ class Template:
         return _PLACE.sub(lambda place: as_text(fields[place[1]]), self.text)
 
 
-def parse_template(text: str) -> Template:
+def parse_template(text: str, *, user_turn: bool = False) -> Template:
     """Return a prompt template that features can be read under.
+
+    Args:
+        text: as written.
+        user_turn: whether it is a turn of a chat, so that it need not end in a cue.
 
     Raises:
         RequestError: it is empty, has no place, ends in white space, or ends in a place: the read
@@ -48,6 +52,8 @@ def parse_template(text: str) -> Template:
     shown = repr(text if len(text) <= 80 else f"...{text[-77:]}")
     if not template.fields:
         raise RequestError(f"prompt template {shown} has no place for a field, as {{question}}")
+    if user_turn:
+        return template
     if text != text.rstrip():
         raise RequestError(
             f"prompt template {shown} ends in white space: end it in its cue; the response begins "

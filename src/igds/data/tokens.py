@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+Prompt = tuple[str, Sequence[int]]
+"""A rendered prompt and its token ids."""
+
 _BLOCK = 256
 """Texts encoded at once: what the tokenizer returns takes some 100 bytes a token."""
 
@@ -47,13 +50,54 @@ def encode_unchecked(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -
     return _encode(tokenizer, texts, special=True)
 
 
-def encode_responses(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Return the token ids of responses, with no special token added, not even an EOS."""
+def encode_chat_prompts(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> list[list[int]]:
+    """Return the token ids of chat prompts as they stand: the chat template brings its own BOS."""
     return _encode(tokenizer, texts, special=False)
 
 
+def check_texts(name: str, texts: Sequence[str]) -> None:
+    """Refuse what is no list of texts.
+
+    Raises:
+        ValueError: it is one text, or it is empty.
+    """
+    if isinstance(texts, str):
+        raise ValueError(f"{name} is one text: give a list of texts")
+    if not len(texts):
+        raise ValueError(f"{name} is empty: give at least one text")
+
+
+def encode_responses(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], after: Sequence[Prompt] = ()
+) -> list[list[int]]:
+    """Return the token ids of responses, with no special token added, not even an EOS.
+
+    Args:
+        tokenizer: the model's own.
+        texts: the responses.
+        after: the chat prompt of each, which it continues: some tokenizers write the start of a
+            text otherwise than its middle. Where prompt and response would share a token, the
+            prompt keeps its own and the response is encoded by itself.
+    """
+    if not after:
+        return _encode(tokenizer, texts, special=False)
+    joined = [prompt + text for (prompt, _), text in zip(after, texts, strict=True)]
+    ids = _encode(tokenizer, joined, special=False)
+    for place, (_, head) in enumerate(after):
+        if ids[place][: len(head)] == list(head):
+            ids[place] = ids[place][len(head) :]
+        else:
+            (ids[place],) = _encode(tokenizer, [texts[place]], special=False)
+    return ids
+
+
 def token_span(
-    tokenizer: PreTrainedTokenizerBase, text: str, span: tuple[int, int]
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    span: tuple[int, int],
+    after: Prompt = ("", ()),
 ) -> tuple[int, int] | None:
     """Return (first, stop) of the tokens of a response that hold characters of a span.
 
@@ -61,20 +105,33 @@ def token_span(
         tokenizer: as for `encode_responses`.
         text: the response.
         span: characters (start, stop), `stop` not included.
+        after: its chat prompt, if there is one.
 
     Returns:
         Token places, `stop` not included; None when no token holds any of the characters.
     """
-    offsets = _backend(tokenizer).encode(text, add_special_tokens=False).offsets
-    inside = [at for at, (low, high) in enumerate(offsets) if low < span[1] and high > span[0]]
+    prompt, head = after
+    encoding = _backend(tokenizer).encode(prompt + text, add_special_tokens=False)
+    if encoding.ids[: len(head)] != list(head):
+        return token_span(tokenizer, text, span)
+    low, high = (len(prompt) + end for end in span)
+    offsets = encoding.offsets[len(head) :]
+    inside = [at for at, (start, stop) in enumerate(offsets) if start < high and stop > low]
     return (inside[0], inside[-1] + 1) if inside else None
 
 
 def training_lengths(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    *,
+    chat: bool = False,
 ) -> list[int]:
-    """Return the tokens of each prompt and its response together, whatever the tokenizer adds."""
-    n_prompt = map(len, encode_unchecked(tokenizer, prompts))
+    """Return the tokens of each prompt and its response together, whatever the tokenizer adds.
+
+    Nothing is added to chat prompts, see `encode_chat_prompts`.
+    """
+    n_prompt = map(len, _encode(tokenizer, prompts, special=not chat))
     n_response = map(len, _encode(tokenizer, responses, special=False))
     return [sum(pair) for pair in zip(n_prompt, n_response, strict=True)]
 

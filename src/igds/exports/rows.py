@@ -1,74 +1,61 @@
-"""The chosen rows as one file: JSONL as they were read, or Parquet with prompt and completion."""
+"""The chosen rows of an index, in pool order or best first."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from igds.data.index import iter_index
-from igds.errors import RequestError
-from igds.runs.files import whole_file
 
-_PARQUET_SCHEMA = pa.schema(
-    [
-        pa.field("row_id", pa.string()),
-        pa.field("source", pa.string()),
-        pa.field("prompt", pa.string()),
-        pa.field("completion", pa.string()),
-        pa.field("original", pa.string()),
-    ]
-)
+_LARGE = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
 
 
-def write_selected(path: Path, index: Path, selected: Bool[np.ndarray, " rows"]) -> None:
-    """Write the selected rows of an index in pool order, whole or not at all.
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The selected rows of an index and the order they are written in."""
 
-    Args:
-        path: `.jsonl` gives each row's original bytes and a newline; `.parquet` gives row_id,
-            source, prompt, completion (the gold response, null without one) and original.
-        index: the index's folder.
-        selected: which rows, in index order.
+    index: Path
+    """The index's folder."""
+    selected: Bool[np.ndarray, " rows"]
+    """Which rows, in index order."""
+    rank: Int[np.ndarray, " rows"] | None = None
+    """Ranks that order the rows, 1 first; None keeps index order."""
 
-    Raises:
-        RequestError: the path has another ending.
-        WorkError: the disk is full.
-    """
-    writers = {".jsonl": _write_jsonl, ".parquet": _write_parquet}
-    if path.suffix not in writers:
-        raise RequestError(f"{path}: rows are exported to {' or '.join(writers)}")
-    with whole_file(path) as file:
-        writers[path.suffix](file, index, selected)
+    @property
+    def places(self) -> Int[np.ndarray, " chosen"]:
+        """Return the places of the rows in the index, in the order they are written."""
+        return np.flatnonzero(self.selected)[self._order()]
 
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield some index columns of the rows.
 
-def _write_jsonl(file: BinaryIO, index: Path, selected: Bool[np.ndarray, " rows"]) -> None:
-    for batch in _chosen(index, selected, ["original"]):
-        file.writelines(original + b"\n" for original in batch["original"].to_pylist())
+        Index order streams; by rank, these columns of all chosen rows are held in memory.
+        """
+        if self.rank is None:
+            yield from self._in_order(columns)
+            return
+        table = pa.Table.from_batches(self._in_order(columns))
+        # The texts of many rows are over the 2 GB that offsets of 32 bits reach.
+        wide = pa.schema(
+            [field.with_type(_LARGE.get(field.type, field.type)) for field in table.schema]
+        )
+        yield from table.cast(wide).take(pa.array(self._order())).to_batches(max_chunksize=1024)
 
+    def _order(self) -> Int[np.ndarray, " chosen"]:
+        if self.rank is None:
+            return np.arange(self.selected.sum())
+        return np.argsort(self.rank[self.selected], kind="stable")
 
-def _write_parquet(file: BinaryIO, index: Path, selected: Bool[np.ndarray, " rows"]) -> None:
-    columns = ["row_id", "source", "prompt", "response", "original"]
-    with pq.ParquetWriter(file, _PARQUET_SCHEMA, compression="zstd") as writer:
-        for batch in _chosen(index, selected, columns):
-            writer.write_table(
-                pa.Table.from_batches([batch])
-                .rename_columns(_PARQUET_SCHEMA.names)
-                .cast(_PARQUET_SCHEMA)
-            )
-
-
-def _chosen(
-    index: Path, selected: Bool[np.ndarray, " rows"], columns: Sequence[str]
-) -> Iterator[pa.RecordBatch]:
-    """Yield the selected rows, a batch at a time."""
-    start = 0
-    for batch in iter_index(index, columns):
-        mask = selected[start : start + len(batch)]
-        start += len(batch)
-        yield batch.filter(pa.array(mask))
-    assert start == len(selected), f"{start} rows in the index, {len(selected)} in the mask"
+    def _in_order(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        start = 0
+        for batch in iter_index(self.index, columns):
+            mask = self.selected[start : start + len(batch)]
+            start += len(batch)
+            yield batch.filter(pa.array(mask))
+        rows = len(self.selected)
+        assert start == rows, f"{start} rows in the index, {rows} in the mask"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from igds.data.tokens import encode_prompts, encode_responses
+from igds.data.tokens import check_texts, encode_prompts, encode_responses
 from igds.features import FeatureId
 from igds.interventions.effects import effects_of
 from igds.interventions.examples import make_examples
@@ -15,7 +15,7 @@ from igds.interventions.funnel import mean_screen
 from igds.interventions.samples import exact_samples
 from igds.interventions.screen import gradient_screen
 from igds.models.likelihood import check_head
-from igds.saes.sae import SAE
+from igds.saes.sae import FeatureEncoder, check_saes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def intervene(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    saes: Sequence[SAE],
+    saes: Sequence[FeatureEncoder],
     features: Sequence[FeatureId],
     prompts: Sequence[str],
     responses: Sequence[str],
@@ -52,11 +52,15 @@ def intervene(
         seed: of the bootstrap draws.
 
     Raises:
-        ValueError: a feature has no SAE, a row no token, or the model is in training mode.
+        ValueError: a list is none or empty, prompts and responses differ in number, a response
+            would run into its prompt's last word, a feature has no SAE, a row no token, or the
+            model is in training mode.
     """
     if model.training:
         raise ValueError("the model is in training mode, where dropout moves deltas: model.eval()")
     check_head(model)
+    check_saes(saes)
+    _check_rows(prompts, responses)
     names = [str(place) for place in range(len(prompts))]
     examples = make_examples(
         names, encode_prompts(tokenizer, prompts), encode_responses(tokenizer, responses)
@@ -80,3 +84,17 @@ def intervene(
         seed=seed,
     )
     return effects.sort_by([("delta", "descending")])
+
+
+def _check_rows(prompts: Sequence[str], responses: Sequence[str]) -> None:
+    """Refuse rows that do not pair up, and responses without the space before them."""
+    check_texts("prompts", prompts)
+    check_texts("responses", responses)
+    if len(prompts) != len(responses):
+        raise ValueError(f"there are {len(prompts)} prompts but {len(responses)} responses")
+    for place, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        if not prompt[-1:].isspace() and not response[:1].isspace():
+            raise ValueError(
+                f"responses[{place}] begins {response[:20]!r} right behind {prompt[-20:]!r}: start "
+                "each response with a space"
+            )

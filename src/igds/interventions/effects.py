@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from igds.features import FeatureId
+from igds.interventions.confirm import COLUMNS, Evidence
 from igds.interventions.rules import RULE
 from igds.stats.bootstrap import Interval, paired_bootstrap
 
@@ -48,6 +49,7 @@ EFFECTS = pa.schema(
         "answer_high": pa.float64(),
         "label": pa.string(),
         "screen": pa.float64(),
+        **dict.fromkeys(COLUMNS, pa.float64()),
     }
 )
 """Columns of `intervene/effects.parquet`."""
@@ -99,6 +101,16 @@ def effects_of(
             }
         )
     return pa.Table.from_pylist(rows, schema=EFFECTS)
+
+
+def with_evidence(effects: pa.Table, evidence: Mapping[str, Evidence]) -> pa.Table:
+    """Return the effects of S3 with the family test's columns filled in."""
+    found = [evidence[name] for name in effects["feature"].to_pylist()]
+    for name in COLUMNS:
+        place = effects.schema.get_field_index(name)
+        values = pa.array([getattr(one, name) for one in found], pa.float64())
+        effects = effects.set_column(place, EFFECTS.field(name), values)
+    return effects
 
 
 def label(delta: Interval, contrast: Interval, without_first_5: Interval) -> str:

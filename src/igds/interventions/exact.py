@@ -14,7 +14,7 @@ from torch import Tensor
 from igds.errors import RequestError
 from igds.models.blocks import decoder
 from igds.models.capture import capture
-from igds.models.edit import edit
+from igds.models.edit import branch, edit
 from igds.models.likelihood import target_logprobs
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def share(cache: Cache | None, *, expand_after: int | None = None, rows: int = 1
 
     if cache is None:
         return None
-    branch = copy.copy(cache)
-    branch.layers = []
+    own_cache = copy.copy(cache)
+    own_cache.layers = []
     for place, layer in enumerate(cache.layers):
         if not isinstance(layer, DynamicLayer):
             raise RequestError(
@@ -79,8 +79,8 @@ def share(cache: Cache | None, *, expand_after: int | None = None, rows: int = 1
         own = copy.copy(layer)
         if expand_after is not None and place > expand_after:
             own.batch_repeat_interleave(rows)
-        branch.layers.append(own)
-    return branch
+        own_cache.layers.append(own)
+    return own_cache
 
 
 @torch.no_grad()
@@ -100,10 +100,11 @@ def branch_logprobs(
     targets = torch.tensor(response_ids, device=model.device)
     segment = torch.tensor([[prefix.token, *response_ids[:-1]]], device=model.device)
     cache = share(prefix.cache, expand_after=layer, rows=rows)
-    with edit(model, layer, vectors, position=0):
+    with edit(model, layer, branch(vectors, 0)) as calls:
         hidden = decoder(model)(
             input_ids=segment, past_key_values=cache, use_cache=cache is not None
         ).last_hidden_state
+    assert calls == [rows], f"the edit of block {layer} fired {len(calls)} times, not once"
     return target_logprobs(model, hidden, targets)
 
 
@@ -129,3 +130,21 @@ def exact_deltas(
         logprobs = branch_logprobs(model, prefix, layer, chunk, response_ids)
         parts.append(logprobs[1:] - logprobs[0])
     return torch.cat(parts)
+
+
+def check_branches(model: PreTrainedModel) -> None:
+    """Raise RequestError unless the blocks behind an edit go on with more rows than came in.
+
+    Some architectures take the number of rows from the input once, for all blocks.
+    """
+    prefix, nothing = run_prefix(model, [3, 4, 5], [0]), torch.zeros(1, 1, device=model.device)
+    vectors = nothing.expand(1, prefix.states[0].shape[0])
+    try:
+        plain, edited = branch_logprobs(model, prefix, 0, vectors, [6, 7])
+    except RuntimeError as error:
+        raise RequestError(
+            f"{type(model).__name__} cannot be edited: a block takes no more rows than its input "
+            f"has ({error})"
+        ) from error
+    if (plain - edited).abs().max() > 0.05:
+        raise RequestError(f"{type(model).__name__} cannot be edited: its rows do not stay apart")

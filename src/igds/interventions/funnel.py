@@ -1,4 +1,4 @@
-"""The funnel: screen and exact on S1, order on S2, measure on S3, choose.
+"""The funnel: screen and exact on S1, order on S2, test and controls on S3, choose.
 
 Pure: what runs the model and what writes come in as functions, so the order of steps (the plan is
 written before S3 is read) is in one place and can be tested without a model.
@@ -16,14 +16,23 @@ import pyarrow.compute as pc
 from jaxtyping import Float
 
 from igds.config.schema import Intervene
+from igds.data.seeds import seeded_bits
 from igds.features import FeatureId
-from igds.interventions.effects import effects_of
+from igds.interventions.choice import Candidates, choose
+from igds.interventions.confirm import (
+    ALPHA,
+    delta_matrix,
+    family_evidence,
+    split_half_spearman,
+    top_share,
+)
+from igds.interventions.controls import CONTROLS
+from igds.interventions.effects import effects_of, with_evidence
 from igds.interventions.rules import RULE
 from igds.stats.bootstrap import DRAWS
+from igds.stats.proportion import wilson
 from igds.stats.rank import spearman
-
-ALIKE = 0.7
-"""Decoder cosine or activation correlation from which two features count as one."""
+from igds.stats.signflip import FLIPS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +57,8 @@ class Funnel:
     """(split, features, contrast) -> samples."""
     commit_plan: Callable[[dict[str, Any]], None]
     """Writes the plan; called after S2 and before S3."""
+    controls: Callable[[str], pa.Table]
+    """Feature -> the effects of its controls on S3."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,75 +69,137 @@ class Outcome:
     """`intervene/effects.parquet`."""
     samples: pa.Table
     """`intervene/samples.parquet`."""
+    controls: pa.Table
+    """`intervene/controls.parquet`."""
     task_features: dict[str, Any]
     """`intervene/task_features.json`."""
 
 
 @dataclass(slots=True)
 class _Measured:
-    """Tables of the splits measured so far."""
+    """The splits measured so far, in order."""
 
+    funnel: Funnel
+    screen: Mapping[str, float]
     effects: list[pa.Table] = field(default_factory=list)
     samples: list[pa.Table] = field(default_factory=list)
+
+    def measure(
+        self, split: str, features: Sequence[str], *, contrast: bool
+    ) -> dict[str, dict[str, Any]]:
+        """Measure features on a split; return feature -> its row of effects."""
+        samples = self.funnel.exact(split, features, contrast)
+        effects = effects_of(
+            samples,
+            self.funnel.clusters,
+            split=split,
+            coefficient=self.funnel.settings.coefficient,
+            screen=self.screen,
+            seed=self.funnel.seed,
+        )
+        place = samples.schema.get_field_index("feature") + 1
+        names = pa.array([split] * len(samples), pa.string())
+        self.samples.append(samples.add_column(place, "split", names))
+        self.effects.append(effects)
+        return {row["feature"]: row for row in effects.to_pylist()}
 
 
 def run_funnel(funnel: Funnel) -> Outcome:
     """Return effects, samples and task features after running every step once.
 
-    S1: the screen, then exact deltas of its `screen_keep` best features. S2: exact deltas and
-    contrasts of the `exact_keep` best of those; they fix the order. S3: the first `confirm_n`.
+    S1: the screen, then exact deltas of its `screen_keep` best features, and of a few of all other
+    ranks to see what it misses. S2: exact deltas and contrasts of the `exact_keep` best of those;
+    they fix the order. S3: the first `confirm_n`, tested as one family, then the controls of those
+    that could be chosen.
     """
-    settings, tables = funnel.settings, _Measured()
-    screen = mean_screen(funnel.screen())
-
-    def measure(split: str, features: Sequence[str], contrast: bool) -> dict[str, dict[str, Any]]:
-        samples = funnel.exact(split, features, contrast)
-        effects = effects_of(
-            samples,
-            funnel.clusters,
-            split=split,
-            coefficient=settings.coefficient,
-            screen=screen,
-            seed=funnel.seed,
-        )
-        place = samples.schema.get_field_index("feature") + 1
-        names = pa.array([split] * len(samples), pa.string())
-        tables.samples.append(samples.add_column(place, "split", names))
-        tables.effects.append(effects)
-        return {row["feature"]: row for row in effects.to_pylist()}
-
-    s1 = measure("S1", best(screen, settings.screen_keep), False)
-    s2 = measure("S2", best(_deltas(s1), settings.exact_keep), True)
+    settings, screen = funnel.settings, mean_screen(funnel.screen())
+    done = _Measured(funnel=funnel, screen=screen)
+    shortlist = best(screen, settings.screen_keep)
+    checked = over_ranks(screen, shortlist, settings.screen_check, funnel.seed)
+    s1 = done.measure("S1", [*shortlist, *checked], contrast=False)
+    s2 = done.measure("S2", best(_deltas(s1), settings.exact_keep), contrast=True)
     order = best(_deltas(s2), len(s2))
     family = order[: settings.confirm_n]
-    agreement = spearman(*(np.array([s1[f][c] for f in s1]) for c in ("screen", "delta")))
-    plan = _plan(funnel, order, family)
-    funnel.commit_plan(plan)
-    measure("S3", family, True)
-    chosen, refused = choose(funnel, family, s2, _activations(tables.samples[1]))
+    funnel.commit_plan(_plan(funnel, order, family))
+    s3 = done.measure("S3", family, contrast=True)
+    evidence = family_evidence(done.samples[2], family, funnel.clusters, funnel.seed)
+    done.effects[2] = with_evidence(done.effects[2], evidence)
+    choice = choose(
+        Candidates(
+            settings=settings,
+            mixed_pool=funnel.mixed_pool,
+            family=family,
+            s2=s2,
+            s3=s3,
+            evidence=evidence,
+            specificity_low=funnel.specificity_low,
+            direction=funnel.direction,
+            activations=_activations(done.samples[1]),
+            deltas=dict(zip(family, delta_matrix(done.samples[2], family)[0], strict=True)),
+            controls=funnel.controls,
+        )
+    )
     return Outcome(
-        effects=pa.concat_tables(tables.effects),
-        samples=pa.concat_tables(tables.samples),
+        effects=pa.concat_tables(done.effects),
+        samples=pa.concat_tables(done.samples),
+        controls=pa.concat_tables([CONTROLS.empty_table(), *choice.controls]),
         task_features={
-            "outcome": "unconfirmed" if chosen else "none",
-            "features": chosen,
+            "outcome": choice.outcome,
+            "judged_by": "S3",
+            "features": choice.features,
             "order": order,
-            "reason": _reason(chosen, refused),
-            "refused": refused,
-            "screen_spearman": None if np.isnan(agreement) else agreement,
+            "reason": choice.reason,
+            "refused": choice.refused,
+            "two_sided": choice.two_sided,
+            **_screen_quality(s1, shortlist, checked, settings.exact_keep),
+            **_reliability(done.samples[1], order, funnel.seed),
         },
     )
 
 
-def released(found: Mapping[str, Any], allow_unconfirmed: bool) -> dict[str, Any]:
-    """Return what `intervene/task_features.json` says: unconfirmed features only when allowed."""
-    if allow_unconfirmed or not found["features"]:
-        return dict(found)
+def over_ranks(
+    screen: Mapping[str, float], shortlist: Sequence[str], count: int, seed: int
+) -> list[str]:
+    """Return `count` features that the screen left out, drawn evenly over its ranks."""
+    rest = [name for name in best(screen, len(screen)) if name not in set(shortlist)]
+    parts = np.array_split(np.array(rest, dtype=object), count) if count else []
+    return [
+        str(part[seeded_bits(seed, "intervene/screen-check", str(place)) % len(part)])
+        for place, part in enumerate(parts)
+        if len(part)
+    ]
+
+
+def _screen_quality(
+    s1: Mapping[str, Mapping[str, Any]],
+    shortlist: Sequence[str],
+    checked: Sequence[str],
+    exact_keep: int,
+) -> dict[str, Any]:
+    """Return how the screen agrees with exact deltas on S1, and what it seems to miss.
+
+    `screen_missed` counts the checked features whose exact delta would have gone on to S2.
+    """
+    agreement = spearman(*(np.array([s1[f][c] for f in s1]) for c in ("screen", "delta")))
+    deltas = sorted((s1[name]["delta"] for name in shortlist), reverse=True)
+    bar = deltas[min(exact_keep, len(deltas)) - 1]
+    missed = sum(s1[name]["delta"] >= bar for name in checked)
+    low, high = wilson(missed, len(checked))
     return {
-        **found,
-        "outcome": "none",
-        "features": [],
-        "reason": f"nothing is confirmed; the best unconfirmed feature is {found['features'][0]}",
+        "screen_spearman": _number(agreement),
+        "screen_checked": len(checked),
+        "screen_missed": missed,
+        "screen_missed_low": _number(low),
+        "screen_missed_high": _number(high),
+    }
+
+
+def _reliability(samples: pa.Table, order: Sequence[str], seed: int) -> dict[str, Any]:
+    """Return how firm the S2 order is."""
+    deltas, _ = delta_matrix(samples, order)
+    return {
+        "split_half_spearman": _number(split_half_spearman(deltas, seed)),
+        "top_share": top_share(deltas, seed),
     }
 
 
@@ -141,69 +214,6 @@ def mean_screen(screen: pa.Table) -> dict[str, float]:
 def best(values: Mapping[str, float], keep: int) -> list[str]:
     """Return the `keep` features with the largest values, largest first; ties by name's numbers."""
     return sorted(values, key=lambda name: (-values[name], FeatureId.parse(name)))[:keep]
-
-
-def choose(
-    funnel: Funnel,
-    family: Sequence[str],
-    s2: Mapping[str, Mapping[str, Any]],
-    activations: Mapping[str, Float[np.ndarray, " prompts"]],
-) -> tuple[list[str], dict[str, str]]:
-    """Return the first `top_k` usable features in S2 order, and why each other one is not used.
-
-    Usable: not a format feature, S2 delta above `delta_min`, specific where the pool is mixed,
-    and not like a feature that was chosen before it.
-    """
-    chosen: list[str] = []
-    refused: dict[str, str] = {}
-    for name in family:
-        if len(chosen) == funnel.settings.top_k:
-            break
-        why = _objection(funnel, name, s2[name]) or _likeness(funnel, name, chosen, activations)
-        if why:
-            refused[name] = why
-        else:
-            chosen.append(name)
-    return chosen, refused
-
-
-def _objection(funnel: Funnel, name: str, effect: Mapping[str, Any]) -> str:
-    """Return why a feature cannot be used whatever else is chosen; empty when it can."""
-    if effect["label"] == "format":
-        return "moves the first tokens or any response alike (format)"
-    if effect["delta_contrast"] is None:
-        return "no other response in S2 to contrast it with"
-    if not effect["delta"] > funnel.settings.delta_min:
-        return f"S2 delta {effect['delta']:.4g} is not above {funnel.settings.delta_min:g}"
-    low = funnel.specificity_low.get(name, np.nan)
-    if funnel.mixed_pool and not low > 0.5:
-        return f"not specific: the lower end of its AUROC is {low:.2f}, not above 0.5"
-    return ""
-
-
-def _likeness(
-    funnel: Funnel,
-    name: str,
-    chosen: Sequence[str],
-    activations: Mapping[str, Float[np.ndarray, " prompts"]],
-) -> str:
-    """Return which chosen feature this one repeats; empty when none."""
-    for other in chosen:
-        cosine = _cosine(funnel.direction(name), funnel.direction(other))
-        a, b = activations[name], activations[other]
-        correlation = _cosine(a - a.mean(), b - b.mean())
-        if max(cosine, correlation) > ALIKE:
-            return (
-                f"like {other}: decoder cosine {cosine:.2f}, activation correlation "
-                f"{correlation:.2f}"
-            )
-    return ""
-
-
-def _cosine(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
-    """Return the cosine of two vectors, 0 when either is zero."""
-    scale = np.linalg.norm(a) * np.linalg.norm(b)
-    return float(a @ b / scale) if scale > 0 else 0.0
 
 
 def _deltas(effects: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -233,22 +243,12 @@ def _plan(funnel: Funnel, order: Sequence[str], family: Sequence[str]) -> dict[s
         "side": "up",
         "delta_min": settings.delta_min,
         "interval": {"kind": "studentised bootstrap over prompts", "draws": DRAWS, "level": 0.95},
-        "test": None,
+        "test": {"kind": "studentised sign flips, max-T", "flips": FLIPS, "alpha": ALPHA},
+        "controls": settings.controls,
         "seed": funnel.seed,
     }
 
 
-def _reason(chosen: Sequence[str], refused: Mapping[str, str]) -> str:
-    """Return the outcome in words."""
-    if chosen:
-        return (
-            "first in S2 order among usable features; the family-wise test on S3 is not built "
-            "yet, so nothing is confirmed"
-        )
-    first = next(iter(refused), None)
-    if first is None:
-        return "no feature was measured"
-    return (
-        f"none of the first {len(refused)} features in S2 order is usable; the best, {first}: "
-        + (refused[first])
-    )
+def _number(value: float) -> float | None:
+    """Return the value as JSON has it: null where it is not a number."""
+    return None if np.isnan(value) else value

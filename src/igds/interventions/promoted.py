@@ -9,11 +9,12 @@ import pyarrow as pa
 import torch
 from torch import nn
 
+from igds.errors import RequestError
 from igds.features import FeatureId
 from igds.interventions.screen import group_by_layer
 from igds.models.blocks import decoder
 from igds.models.likelihood import head_logits
-from igds.saes.sae import SAE
+from igds.saes.sae import FeatureEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def promoted_tokens(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    saes: Sequence[SAE],
+    saes: Sequence[FeatureEncoder],
     features: Sequence[FeatureId],
     *,
     top: int = 10,
@@ -55,9 +56,9 @@ def final_norm(model: PreTrainedModel) -> nn.Module:
     """Return the norm between the last block and the head.
 
     Raises:
-        ValueError: the decoder keeps it under a name that igds does not know.
+        RequestError: the decoder keeps it under a name that igds does not know.
     """
     for name, module in decoder(model).named_children():
-        if name in ("norm", "final_layernorm", "ln_f"):
+        if name in ("norm", "final_layernorm", "final_layer_norm", "ln_f"):
             return module
-    raise ValueError(f"{type(model).__name__}: no final norm found in its decoder")
+    raise RequestError(f"{type(model).__name__}: no final norm found in its decoder")

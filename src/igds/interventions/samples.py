@@ -15,7 +15,7 @@ from igds.interventions.exact import Prefix, exact_deltas, run_prefix
 from igds.interventions.examples import Example
 from igds.interventions.rules import amplify
 from igds.interventions.screen import group_by_layer
-from igds.saes.sae import SAE
+from igds.saes.sae import FeatureEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,7 +40,7 @@ SAMPLES = pa.schema(
 
 def exact_samples(
     model: PreTrainedModel,
-    saes: Sequence[SAE],
+    saes: Sequence[FeatureEncoder],
     features: Sequence[FeatureId],
     examples: Sequence[Example],
     *,
@@ -76,6 +76,39 @@ def exact_samples(
                 far_mean = None if far is None else float(far[place])
                 rows.append(_sample(name, example, float(acts[place]), own[place], far_mean))
     return pa.Table.from_pylist(rows, schema=SAMPLES)
+
+
+def control_samples(
+    model: PreTrainedModel,
+    sae: FeatureEncoder,
+    feature: FeatureId,
+    examples: Sequence[Example],
+    vectors: Float[Tensor, "controls d_model"],
+    *,
+    batch_tokens: int,
+) -> pa.Table:
+    """Return row_id and `delta`, one row an example: the delta under each control, in order.
+
+    Args:
+        model: a causal model in eval mode.
+        sae: that of the feature's block.
+        feature: whose activation scales the vectors.
+        examples: where; their responses are teacher-forced.
+        vectors: what is added for an activation of 1.
+        batch_tokens: tokens a branch batch.
+    """
+    rows = []
+    for example in examples:
+        prefix = run_prefix(model, example.prompt_ids, [feature.layer])
+        state = prefix.states[feature.layer].cpu()
+        activation = float(sae.encode_columns(state[None], [feature.index])[0, 0])
+        by_token = _deltas(
+            model, prefix, feature.layer, activation * vectors, example.response_ids, batch_tokens
+        )
+        rows.append({"row_id": example.row_id, "delta": by_token.mean(1).tolist()})
+    return pa.Table.from_pylist(
+        rows, schema=pa.schema({"row_id": pa.string(), "delta": pa.list_(pa.float64())})
+    )
 
 
 def _deltas(

@@ -16,7 +16,7 @@ from igds.interventions.examples import Example
 from igds.models.blocks import decoder
 from igds.models.capture import capture
 from igds.models.likelihood import target_gradient
-from igds.saes.sae import SAE
+from igds.saes.sae import FeatureEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,7 +50,7 @@ def read_gradients(
 
 def gradient_screen(
     model: PreTrainedModel,
-    saes: Sequence[SAE],
+    saes: Sequence[FeatureEncoder],
     features: Sequence[FeatureId],
     examples: Sequence[Example],
     *,
@@ -83,8 +83,8 @@ def gradient_screen(
 
 
 def group_by_layer(
-    saes: Sequence[SAE], features: Sequence[FeatureId]
-) -> list[tuple[SAE, list[int]]]:
+    saes: Sequence[FeatureEncoder], features: Sequence[FeatureId]
+) -> list[tuple[FeatureEncoder, list[int]]]:
     """Return (SAE, indices of its features in order) for each block with features, by block.
 
     Raises:

@@ -7,19 +7,29 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from igds.config.identity import digest
+from igds.interventions.controls import Controls
 from igds.interventions.examples import Example
-from igds.interventions.work import example_shards, promoted_shard
+from igds.interventions.outputs import Generation
+from igds.interventions.work import (
+    control_shards,
+    example_shards,
+    generate_shards,
+    promoted_shard,
+)
 from igds.runs.stage import Stage
 
 FOLDER = "shards"
 
 
-RunShards = Callable[[Sequence[Mapping[str, Any]], Callable[[int, pa.Table], None], str], None]
-"""(shards, on_result(place, table), label): runs shards on the run's executor."""
+RunShards = Callable[
+    [Sequence[Mapping[str, Any]], Callable[[int, pa.Table], None], str, Sequence[int]], None
+]
+"""(shards, on_result(place, table), label, prompts of each): runs shards on the run's executor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +53,22 @@ class Steps:
         shards = example_shards("exact", features, self.splits[split], contrast=contrast)
         return self._tables("exact", shards, f"intervene: exact deltas on {split}")
 
+    def controls(self, feature: str, controls: Controls) -> tuple[np.ndarray, list[str]]:
+        """Return deltas [prompts, controls] of a feature's controls on S3, and the row ids."""
+        name = f"{FOLDER}/controls-{feature.replace('/', '-')}.safetensors"
+        if not self.stage.has(name):
+            self.stage.write_tensors(name, {"vectors": controls.vectors})
+        shards = control_shards(feature, str(self.stage.path / name), self.splits["S3"])
+        table = self._tables("controls", shards, f"intervene: controls of {feature} on S3")
+        return np.stack(table["delta"].to_numpy()), table["row_id"].to_pylist()
+
+    def generate(
+        self, features: Sequence[str], examples: Sequence[Example], generation: Generation
+    ) -> pa.Table:
+        """Return generated outputs under each feature at each position, and unedited ones."""
+        shards = generate_shards(features, examples, generation)
+        return self._tables("generate", shards, "intervene: generating outputs")
+
     def promoted(self, features: Sequence[str]) -> pa.Table:
         """Return the tokens that each feature's direction promotes."""
         return self._tables("promoted", [promoted_shard(features)], "intervene: promoted tokens")
@@ -53,7 +79,7 @@ class Steps:
 
     def _tables(
         self,
-        step: Literal["screen", "exact", "promoted"],
+        step: Literal["screen", "exact", "controls", "generate", "promoted"],
         shards: Sequence[Mapping[str, Any]],
         label: str,
     ) -> pa.Table:
@@ -65,5 +91,7 @@ class Steps:
             [shards[place] for place in missing],
             lambda place, table: self.stage.write_table(names[missing[place]], table),
             label,
+            # The one shard without examples is that of the promoted tokens.
+            [len(shards[place].get("examples", "1")) for place in missing],
         )
         return pa.concat_tables([pq.read_table(self.stage.path / name) for name in names])

@@ -8,15 +8,18 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import torch
+from safetensors.torch import load_file
 
 from igds.features import FeatureId
+from igds.interventions.exact import check_branches
 from igds.interventions.examples import Example
+from igds.interventions.outputs import Generation, generated_outputs
 from igds.interventions.promoted import promoted_tokens
-from igds.interventions.samples import exact_samples
+from igds.interventions.samples import control_samples, exact_samples
 from igds.interventions.screen import gradient_screen
 from igds.models.likelihood import check_head
 from igds.models.load import ModelSpec, load_causal, load_tokenizer
-from igds.saes.load import load_sae
+from igds.reading.activations import columns_by_layer
 
 WORK = "igds.interventions.work:InterventionWork"
 """Import path for worker specs."""
@@ -29,16 +32,18 @@ class InterventionWork:
         self,
         *,
         model: Mapping[str, Any],
-        saes: Mapping[str, str],
+        saes: Mapping[str, Mapping[str, Any]],
+        features: Sequence[str],
         coefficient: float,
         batch_tokens: int,
         threads: int,
     ) -> None:
-        """Load the model with its head and the SAEs.
+        """Load the model with its head, and the features from their SAEs.
 
         Args:
             model: fields of a ModelSpec.
-            saes: block -> SAE folder.
+            saes: block, as text, -> fields of its `SAESpec`.
+            features: all that any shard names, as `L14/11575`.
             coefficient: multiple of a feature's own contribution that is added.
             batch_tokens: tokens a branch batch.
             threads: CPU threads of this worker.
@@ -47,7 +52,8 @@ class InterventionWork:
         self._spec = ModelSpec(**model)
         self._model = load_causal(self._spec)
         check_head(self._model)
-        self._saes = [load_sae(path, int(layer)) for layer, path in saes.items()]
+        check_branches(self._model)
+        self._saes = columns_by_layer(saes, [FeatureId.parse(name) for name in features])
         self._coefficient = coefficient
         self._batch_tokens = batch_tokens
 
@@ -58,6 +64,22 @@ class InterventionWork:
             tokenizer = load_tokenizer(self._spec)
             return promoted_tokens(self._model, tokenizer, self._saes, features, top=shard["top"])
         examples = [Example(**example) for example in shard["examples"]]
+        if shard["step"] == "generate":
+            tokenizer = load_tokenizer(self._spec)
+            settings = Generation(**shard["generation"])
+            return generated_outputs(
+                self._model, tokenizer, self._saes, features, examples, settings
+            )
+        if shard["step"] == "controls":
+            (feature,) = features
+            return control_samples(
+                self._model,
+                next(sae for sae in self._saes if sae.layer == feature.layer),
+                feature,
+                examples,
+                load_file(shard["vectors"])["vectors"],
+                batch_tokens=self._batch_tokens,
+            )
         common = (self._model, self._saes, features, examples)
         if shard["step"] == "screen":
             return gradient_screen(*common, coefficient=self._coefficient)
@@ -87,6 +109,29 @@ def example_shards(
         }
         for start in range(0, len(examples), size)
     ]
+
+
+def control_shards(
+    feature: str, vectors: str, examples: Sequence[Example], *, size: int = 4
+) -> list[dict[str, Any]]:
+    """Return shards of `size` examples each, for the controls of one feature.
+
+    Args:
+        feature: its name.
+        vectors: safetensors file whose tensor `vectors` holds the controls, [controls, d_model].
+        examples: the rows of S3.
+        size: examples a shard.
+    """
+    shards = example_shards("exact", [feature], examples, size=size)
+    return [{**shard, "step": "controls", "vectors": vectors} for shard in shards]
+
+
+def generate_shards(
+    features: Sequence[str], examples: Sequence[Example], generation: Generation
+) -> list[dict[str, Any]]:
+    """Return shards of one example each, for generated outputs."""
+    shards = example_shards("exact", features, examples, size=1)
+    return [{**shard, "step": "generate", "generation": asdict(generation)} for shard in shards]
 
 
 def promoted_shard(features: Sequence[str], top: int = 10) -> dict[str, Any]:

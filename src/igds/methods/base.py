@@ -21,6 +21,8 @@ class MethodSpec:
     """Key of `igds.methods.registry.SCORERS`."""
     weights: dict[str, float]
     """Raw column -> weight; the pool score of a row is the weighted sum of its raw columns."""
+    offset: float = 0.0
+    """Added to that sum."""
     arguments: dict[str, Any]
     """Keyword arguments of the scorer class."""
 

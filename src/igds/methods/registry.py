@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from safetensors.numpy import load_file
 from igds.data.seeds import seeded_bits
 from igds.features import FeatureId
 from igds.methods import dense, resonance, simple
+from igds.methods.aggregate import aggregate
 from igds.methods.base import MethodSpec, RowScorer
-from igds.saes.sae import SAE
+from igds.saes.load import SAESpec, open_sae
 
 SCORERS: Mapping[str, Callable[..., RowScorer]] = {
     "resonance": resonance.ResonanceScorer,
@@ -29,14 +30,14 @@ class Ingredients:
 
     features: tuple[FeatureId, ...]
     """Task features F_task, in order."""
-    saes: Mapping[int, SAE]
-    """Block -> SAE, of the blocks of the task features."""
-    sae_paths: Mapping[int, str]
-    """Block -> folder of that SAE, for the workers."""
+    saes: Mapping[int, SAESpec]
+    """Block -> SAE, on disk."""
     residuals: Path
     """The recall stage's folder of residuals."""
+    deltas: Mapping[FeatureId, float]
+    """Task feature -> its delta on S2."""
     aggregate: str
-    """auto, raw or folded."""
+    """How several features become one pool score; see `igds.methods.aggregate`."""
     seed: int
     """The run's seed."""
 
@@ -56,7 +57,7 @@ def resolve_method(name: str, given: Ingredients) -> MethodSpec:
         case "cosine":
             return _cosine(name, given.features[0].layer, given)
         case "cosine-best":
-            files = {layer: _residual_file(given, layer) for layer in given.sae_paths}
+            files = {layer: _residual_file(given, layer) for layer in given.saes}
             best = dense.best_layer({layer: load_file(file) for layer, file in files.items()})
             return _cosine(name, best, given)
         case "length" | "prompt-length":
@@ -71,18 +72,11 @@ def random_features(given: Ingredients) -> tuple[FeatureId, ...]:
     drawn: list[FeatureId] = []
     for rank, feature in enumerate(given.features):
         taken = {f.index for f in (*given.features, *drawn) if f.layer == feature.layer}
-        free = [index for index in range(given.saes[feature.layer].d_sae) if index not in taken]
+        d_sae = open_sae(given.saes[feature.layer]).d_sae
+        free = [index for index in range(d_sae) if index not in taken]
         bits = seeded_bits(given.seed, "score/igds-random", str(rank))
         drawn.append(FeatureId(feature.layer, free[bits % len(free)]))
     return tuple(drawn)
-
-
-def feature_weights(features: Sequence[FeatureId], given: Ingredients) -> dict[str, float]:
-    """Return each feature's weight in the pool score: 1 (raw, eq. 6) or its decoder norm."""
-    raw = given.aggregate == "raw" or (given.aggregate == "auto" and len(features) == 1)
-    if raw:
-        return {str(feature): 1.0 for feature in features}
-    return {str(f): float(given.saes[f.layer].decoder_rows([f.index]).norm()) for f in features}
 
 
 def needs_features(name: str) -> bool:
@@ -96,10 +90,15 @@ def needs_model(name: str) -> bool:
 
 
 def _resonance(name: str, features: Sequence[FeatureId], given: Ingredients) -> MethodSpec:
-    saes = {str(layer): path for layer, path in given.sae_paths.items()}
+    layers = sorted({feature.layer for feature in features})
+    saes = {str(layer): asdict(given.saes[layer]) for layer in layers}
     arguments: dict[str, Any] = {"saes": saes, "features": [str(feature) for feature in features]}
-    weights = feature_weights(features, given)
-    return MethodSpec(name=name, kind="resonance", weights=weights, arguments=arguments)
+    # A random feature stands in for the task feature of its rank, delta included.
+    deltas = [given.deltas[feature] for feature in given.features]
+    weights, offset = aggregate(given.aggregate, features, given.saes, given.residuals, deltas)
+    return MethodSpec(
+        name=name, kind="resonance", weights=weights, offset=offset, arguments=arguments
+    )
 
 
 def _cosine(name: str, layer: int, given: Ingredients) -> MethodSpec:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from igds.data.tokens import encode_prompts
+from igds.data.tokens import check_texts, encode_prompts
 from igds.features import FeatureId
-from igds.reading.activations import read_activations
+from igds.reading.activations import columns_by_layer, read_activations
 from igds.reading.residuals import residuals_at_read
-from igds.saes.load import load_sae
-from igds.saes.sae import SAE
+from igds.saes.sae import FeatureEncoder, check_saes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 def feature_resonant_scores(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    saes: Sequence[SAE],
+    saes: Sequence[FeatureEncoder],
     features: Sequence[FeatureId],
     prompts: Sequence[str],
     *,
@@ -39,7 +38,12 @@ def feature_resonant_scores(
         features: the task features.
         prompts: rendered prompts, each ending in its cue.
         batch_tokens: padded tokens a forward batch.
+
+    Raises:
+        ValueError: prompts or saes are no list or empty, or a feature has no SAE.
     """
+    check_saes(saes)
+    check_texts("prompts", prompts)
     layers = sorted({feature.layer for feature in features})
     ids = encode_prompts(tokenizer, list(prompts))
     residuals = residuals_at_read(model, ids, layers, batch_tokens)
@@ -49,17 +53,17 @@ def feature_resonant_scores(
 class ResonanceScorer:
     """Activation of each named feature: the summands of the Feature-Resonant Score."""
 
-    def __init__(self, saes: Mapping[str, str], features: Sequence[str]) -> None:
-        """Load the SAEs of the features' blocks.
+    def __init__(self, saes: Mapping[str, Mapping[str, Any]], features: Sequence[str]) -> None:
+        """Read the features from their SAEs.
 
         Args:
-            saes: block, as text, -> folder of its SAE.
+            saes: block, as text, -> fields of its `SAESpec`.
             features: names as `L14/11575`.
         """
         self.features = [FeatureId.parse(name) for name in features]
         self.columns = tuple(features)
         self.layers = frozenset(feature.layer for feature in self.features)
-        self._saes = [load_sae(saes[str(layer)], layer) for layer in sorted(self.layers)]
+        self._saes = columns_by_layer(saes, self.features)
 
     def score(self, rows: pa.Table, residuals: Mapping[int, Tensor]) -> dict[str, np.ndarray]:
         """Return the activations, one column a feature."""

@@ -1,4 +1,4 @@
-"""The only context manager that changes what a model computes: one block's output at one token."""
+"""The only context manager that changes what a model computes: one block's output."""
 
 from __future__ import annotations
 
@@ -10,42 +10,52 @@ from torch import Tensor, nn
 
 from igds.models.blocks import block_output, decoder_blocks
 
+Change = Callable[[Float[Tensor, "rows seq d_model"]], Float[Tensor, "changed seq d_model"]]
+"""What becomes of a block's output; it must not write into what it is given."""
+
 
 @contextmanager
-def edit(
-    model: nn.Module, layer: int, vectors: Float[Tensor, "edits d_model"], *, position: int
-) -> Iterator[None]:
-    """Make block `layer` turn its one input row into 1 + edits rows for the blocks after it.
+def edit(model: nn.Module, layer: int, change: Change) -> Iterator[list[int]]:
+    """Make block `layer` put out what `change` makes of its output.
 
-    Row 0 is the state as it is: the original arm of every comparison. Row i has `vectors[i - 1]`
-    added at token `position` of the input, counted from 0. The SAE's error stays in the state,
-    as nothing is replaced by a reconstruction. Inside the block exactly one forward must run.
+    Gives a list that each call of the block lengthens by its number of rows, so that callers can
+    count them. The SAE's error stays in the state, as nothing is replaced by a reconstruction.
 
     Raises:
-        ValueError: the layer is outside the model, or more than one row arrives at the block.
+        ValueError: the layer is outside the model.
     """
     blocks = decoder_blocks(model)
     if not 0 <= layer < len(blocks):
         raise ValueError(f"no block {layer}: the model has {len(blocks)} blocks")
     calls: list[int] = []
-    handle = blocks[layer].register_forward_hook(_branch(vectors, position, calls))
+
+    def hook(_block: nn.Module, _inputs: tuple, output: Tensor | tuple[Any, ...]) -> object:
+        changed = change(block_output(output))
+        calls.append(len(changed))
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    handle = blocks[layer].register_forward_hook(hook)
     try:
-        yield
-        assert len(calls) == 1, f"the edit of block {layer} fired {len(calls)} times, not once"
+        yield calls
     finally:
         handle.remove()
 
 
-def _branch(vectors: Tensor, position: int, calls: list[int]) -> Callable[..., object]:
-    """Return the hook that expands the row and adds the vectors."""
+def branch(vectors: Float[Tensor, "edits d_model"], position: int) -> Change:
+    """Return the change that turns one row into 1 + edits rows.
 
-    def hook(_block: nn.Module, _inputs: tuple, output: Tensor | tuple[Tensor, ...]) -> object:
-        hidden = block_output(output)
+    Row 0 is the state as it is: the original arm of every comparison. Row i has `vectors[i - 1]`
+    added at token `position` of the input, counted from 0.
+
+    Raises:
+        ValueError: (when called) more than one row arrives at the block.
+    """
+
+    def change(hidden: Float[Tensor, "rows seq d_model"]) -> Float[Tensor, "new seq d_model"]:
         if hidden.shape[0] != 1:
             raise ValueError(f"an edit branches from one row, not from {hidden.shape[0]}")
-        calls.append(position)
         branched = hidden.repeat(1 + len(vectors), 1, 1)
-        branched[1:, position] += vectors.to(hidden.dtype)
-        return (branched, *output[1:]) if isinstance(output, tuple) else branched
+        branched[1:, position] += vectors.to(hidden)
+        return branched
 
-    return hook
+    return change

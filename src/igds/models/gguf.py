@@ -10,8 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from igds.cache import cache_dir, file_digest
 from igds.errors import RequestError
-from igds.models.cache import cache_dir, file_digest
 from igds.models.quiet import quiet
 
 WHEEL = "wheel:"

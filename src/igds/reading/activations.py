@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,11 +12,28 @@ from torch import Tensor, nn
 from igds.features import FeatureId
 from igds.models.blocks import decoder
 from igds.models.capture import capture
-from igds.saes.sae import SAE
+from igds.saes.load import SAESpec, read_columns
+from igds.saes.sae import FeatureEncoder
+from igds.saes.stored import SAEColumns
+
+
+def columns_by_layer(
+    saes: Mapping[str, Mapping[str, Any]], features: Sequence[FeatureId]
+) -> list[SAEColumns]:
+    """Return for each block with features its SAE, of which only these features are read.
+
+    Args:
+        saes: block, as text, -> fields of its `SAESpec`.
+        features: any number a block.
+    """
+    return [
+        read_columns(SAESpec(**saes[str(layer)]), [f.index for f in features if f.layer == layer])
+        for layer in sorted({feature.layer for feature in features})
+    ]
 
 
 def read_activations(
-    saes: Sequence[SAE],
+    saes: Sequence[FeatureEncoder],
     features: Sequence[FeatureId],
     residuals: Mapping[int, Float[Tensor, "rows d_model"]],
 ) -> Float[Tensor, "rows features"]:
@@ -41,7 +59,10 @@ def read_activations(
 
 
 def token_activations(
-    model: nn.Module, saes: Sequence[SAE], features: Sequence[FeatureId], ids: Sequence[int]
+    model: nn.Module,
+    saes: Sequence[FeatureEncoder],
+    features: Sequence[FeatureId],
+    ids: Sequence[int],
 ) -> Float[Tensor, "tokens features"]:
     """Return the activations of features, in their order, on every token of one prompt.
 

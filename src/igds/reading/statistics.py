@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from igds.data.tokens import encode_prompts
+from igds.data.tokens import check_texts, encode_prompts
 from igds.features import FeatureId
 from igds.reading.residuals import residuals_at_read
-from igds.saes.sae import SAE
+from igds.saes.sae import SAE, check_saes
 from igds.stats.auroc import auroc, auroc_interval
 
 if TYPE_CHECKING:
@@ -71,7 +71,14 @@ def recall(
             specificity.
         min_frequency: share of prompts, 0-1, from which a feature is recalled.
         batch_tokens: padded tokens a forward batch.
+
+    Raises:
+        ValueError: prompts or saes are no list or empty, or `min_frequency` is out of range.
     """
+    check_saes(saes)
+    check_texts("prompts", prompts)
+    if not 0 < min_frequency <= 1:
+        raise ValueError(f"min_frequency is a share over 0 and at most 1, not {min_frequency}")
     layers = [sae.layer for sae in saes]
     given = {"prior": prompts, "validation": validation_prompts, "control": control_prompts}
     ids = {name: encode_prompts(tokenizer, list(texts)) for name, texts in given.items()}

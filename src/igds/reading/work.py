@@ -14,12 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from igds.data.tokens import encode_prompts
 from igds.features import FeatureId
 from igds.models.load import ModelSpec, load_blocks, load_tokenizer
-from igds.reading.activations import token_activations
+from igds.reading.activations import columns_by_layer, token_activations
 from igds.reading.residuals import residuals_at_read
-from igds.saes.load import load_sae
 
 RESIDUAL_COLUMN = "L{layer}"
 
@@ -95,32 +93,30 @@ class TokenWork:
         *,
         model: Mapping[str, Any],
         features: Sequence[str],
-        saes: Mapping[str, str],
+        saes: Mapping[str, Mapping[str, Any]],
         threads: int,
     ) -> None:
-        """Load the model and the SAEs.
+        """Load the model, and the features from their SAEs.
 
         Args:
             model: fields of a `ModelSpec`.
             features: names as `L14/11575`.
-            saes: block, as text, -> folder of its SAE.
+            saes: block, as text, -> fields of its `SAESpec`.
             threads: CPU threads of this worker.
         """
         torch.set_num_threads(threads)
         spec = ModelSpec(**model)
         self._features = [FeatureId.parse(name) for name in features]
-        layers = sorted({feature.layer for feature in self._features})
-        self._saes = [load_sae(saes[str(layer)], layer) for layer in layers]
+        self._saes = columns_by_layer(saes, self._features)
         self._tokenizer = load_tokenizer(spec)
-        self._model = load_blocks(spec, layers[-1] + 1)
+        self._model = load_blocks(spec, self._saes[-1].layer + 1)
 
     def __call__(self, shard: Mapping[str, Any]) -> pa.Table:
         """Return row_id, group, feature, tokens and activations: a row a prompt and feature."""
         rows = []
-        for row_id, group, prompt in zip(
-            shard["row_id"], shard["group"], shard["prompt"], strict=True
+        for row_id, group, ids in zip(
+            shard["row_id"], shard["group"], shard["prompt_ids"], strict=True
         ):
-            (ids,) = encode_prompts(self._tokenizer, [prompt])
             acts = token_activations(self._model, self._saes, self._features, ids)
             tokens = [self._tokenizer.decode([token]) for token in ids]
             rows += [
@@ -145,6 +141,11 @@ def as_matrix(column: pa.ChunkedArray) -> np.ndarray:
     """Return an Arrow column of fixed-size lists as a float32 matrix [rows, d_model]."""
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(len(column), -1)
+
+
+def n_rows(shard: Mapping[str, Any]) -> int:
+    """Return the rows of one of the `row_ranges`."""
+    return shard["stop"] - shard["start"]
 
 
 def row_ranges(folder: Path, shard_rows: int) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from igds.errors import RequestError
 from igds.features import FeatureId
 from igds.reporting.artifacts import read_json, read_parts, read_table, require_keys
 from igds.reporting.values import (
+    Control,
     Effect,
     Interval,
     Intervene,
@@ -26,6 +27,8 @@ from igds.reporting.values import (
     Run,
     ShownRow,
     Strip,
+    Transfer,
+    Transferred,
 )
 
 GROUPS = ("best", "borderline", "worst")
@@ -43,13 +46,17 @@ def read_run(folder: Path, token_activations: Path) -> Run:
         RequestError: an artifact of a stage that has run misses, or lacks a column or key.
     """
     text = _config_text(folder / "config.yaml")
+    config = YAML(typ="safe", pure=True).load(text)
+    # A run whose configuration names no such model any more may still hold its folder.
+    trained = config["model"].get("train_id") and (folder / "transfer").is_dir()
     return Run(
-        config=YAML(typ="safe", pure=True).load(text),
+        config=config,
         config_text=text,
         manifest=_manifest(folder / "manifest.json"),
         index=_index(folder / "index" / "summary.json"),
         recall=_recall(folder / "recall") if (folder / "recall").is_dir() else None,
         intervene=_intervene(folder / "intervene") if (folder / "intervene").is_dir() else None,
+        transfer=_transfer(folder / "transfer") if trained else None,
         methods=_methods(folder / "score"),
         pool=_pool(folder) if (folder / "select").is_dir() else None,
         rows=_shown_rows(folder, token_activations),
@@ -120,7 +127,10 @@ def _quality(path: Path) -> dict[int, Quality]:
 
 
 def _intervene(folder: Path) -> Intervene:
-    keys = ("outcome", "features", "order", "reason", "refused", "screen_spearman")
+    numbers = ("screen_spearman", "screen_missed_high", "split_half_spearman", "top_share")
+    counts = ("screen_checked", "screen_missed")
+    facts = ("outcome", "judged_by", "features", "order", "reason", "refused", "two_sided")
+    keys = (*facts, *numbers, *counts)
     found = read_json(folder / "task_features.json", keys)
     return Intervene(
         outcome=found["outcome"],
@@ -128,8 +138,12 @@ def _intervene(folder: Path) -> Intervene:
         task_features=tuple(FeatureId.parse(name) for name in found["features"]),
         order=tuple(FeatureId.parse(name) for name in found["order"]),
         refused={FeatureId.parse(name): why for name, why in found["refused"].items()},
-        screen_spearman=_number(found["screen_spearman"]),
+        two_sided={FeatureId.parse(name): both for name, both in found["two_sided"].items()},
+        **{name: found[name] for name in counts},
+        **{name: _number(found[name]) for name in numbers},
+        controls=_controls(folder / "controls.parquet"),
         effects=_effects(folder / "effects.parquet"),
+        judged_by=found["judged_by"],
         promoted=_promoted(folder / "promoted.parquet"),
     )
 
@@ -141,20 +155,36 @@ def _effects(path: Path) -> dict[tuple[FeatureId, str], Effect]:
         "without_first_5": "delta_without_first_5",
         "answer": "delta_answer",
     }
-    plain = ("n", "active", "coefficient", "label", "screen")
+    plain = ("n", "active", "coefficient", "label", "screen", "p_family")
     ends = [f"{stem}_{end}" for stem in intervals for end in ("low", "high")]
-    table = read_table(path, ("feature", "split", *plain, *intervals.values(), *ends))
+    table = read_table(path, ("feature", "split", "position", *plain, *intervals.values(), *ends))
     return {
-        (FeatureId.parse(row["feature"]), row["split"]): Effect(
+        (FeatureId.parse(row["feature"]), _measurement(row)): Effect(
             n=row["n"],
             active=row["active"],
             coefficient=row["coefficient"],
             label=row["label"] or "",
             screen=_number(row["screen"]),
+            p_family=_number(row["p_family"]),
             **{stem: _interval(row, value, stem) for stem, value in intervals.items()},
         )
         for row in table.to_pylist()
     }
+
+
+def _measurement(row: Mapping[str, Any]) -> str:
+    """Return the split; the position where one split was measured at several."""
+    return row["position"] if row["split"] == "all" else row["split"]
+
+
+def _controls(path: Path) -> dict[FeatureId, tuple[Control, ...]]:
+    columns = ("feature", "kind", "coefficient", "delta", "delta_low", "delta_high")
+    found: dict[FeatureId, tuple[Control, ...]] = {}
+    for row in read_table(path, columns).to_pylist():
+        feature, delta = FeatureId.parse(row["feature"]), _interval(row, "delta", "delta")
+        control = Control(kind=row["kind"], coefficient=row["coefficient"], delta=delta)
+        found[feature] = (*found.get(feature, ()), control)
+    return found
 
 
 def _promoted(path: Path) -> dict[FeatureId, tuple[tuple[str, float], ...]]:
@@ -164,6 +194,28 @@ def _promoted(path: Path) -> dict[FeatureId, tuple[tuple[str, float], ...]]:
         feature = FeatureId.parse(row["feature"])
         found[feature] = (*found.get(feature, ()), (row["token"], row["logit"]))
     return found
+
+
+def _transfer(folder: Path) -> Transfer:
+    summary = read_json(folder / "summary.json", ("model", "reason"))
+    return Transfer(
+        model=summary["model"],
+        reason=summary["reason"] or "",
+        features={} if summary["reason"] else _transferred(folder / "features.parquet"),
+    )
+
+
+def _transferred(path: Path) -> dict[FeatureId, Transferred]:
+    specificity = ("specificity", "specificity_low", "specificity_high")
+    table = read_table(path, ("feature", "frequency", "control_frequency", *specificity))
+    return {
+        FeatureId.parse(row["feature"]): Transferred(
+            frequency=_number(row["frequency"]),
+            control_frequency=_number(row["control_frequency"]),
+            specificity=_interval(row, "specificity", "specificity"),
+        )
+        for row in table.to_pylist()
+    }
 
 
 def _methods(folder: Path) -> dict[str, dict[str, int]]:

@@ -172,7 +172,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {name: getattr(text, name) for name in FILTERS}
-    environment.globals["whisker"] = summaries.whisker
+    for function in (summaries.whisker, summaries.control_bars, summaries.doses):
+        environment.globals[function.__name__] = function
     environment.globals["equally_frequent"] = summaries.equally_frequent
     return environment
 

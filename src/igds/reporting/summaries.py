@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from igds.reporting.values import Interval, Recalled
+from igds.reporting.values import Control, Effect, Interval, Recalled
 
 EQUAL_FREQUENCY = 0.05
 """A control frequency at most this far below the task's counts as equal."""
@@ -35,6 +35,29 @@ def whisker_scale(intervals: Sequence[Interval]) -> tuple[float, float]:
     low, high = min([0.0, *finite]), max([0.0, *finite])
     margin = 0.04 * (high - low) or 1.0
     return low - margin, high + margin
+
+
+def control_bars(controls: Sequence[Control]) -> dict[str, float]:
+    """Return kind in words -> its delta: the 95th percentile of many, or the single one."""
+    words = {
+        "decoder": "other decoder rows",
+        "residual": "residual draws",
+        "isotropic": "any direction",
+        "mean": "mean residual",
+        "difference": "task minus control",
+    }
+    deltas = {kind: [c.delta.value for c in controls if c.kind == kind] for kind in words}
+    return {
+        words[kind]: float(np.quantile(values, 0.95, method="higher"))
+        for kind, values in deltas.items()
+        if values
+    }
+
+
+def doses(controls: Sequence[Control], own: Effect) -> list[tuple[float, Interval]]:
+    """Return (coefficient, delta), the run's own amplification among them, smallest first."""
+    other = [(c.coefficient, c.delta) for c in controls if c.kind == "dose"]
+    return sorted([*other, (own.coefficient, own.delta)], key=lambda pair: pair[0])
 
 
 def whisker(interval: Interval, scale: tuple[float, float]) -> dict[str, float]:

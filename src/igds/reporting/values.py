@@ -69,7 +69,7 @@ class Recall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """One feature's amplification on one split, in nats per response token."""
+    """One feature's amplification on one split, in nats per response token, or as task score."""
 
     n: int
     """Prompts of the split."""
@@ -86,6 +86,18 @@ class Effect:
     label: str
     screen: float
     """Gradient estimate of the delta."""
+    p_family: float
+    """Family-wise p on S3, 0-1; NaN on other splits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """What one amplitude-matched push did on S3."""
+
+    kind: str
+    """decoder, residual, isotropic, mean, difference or dose."""
+    coefficient: float
+    delta: Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,13 +111,48 @@ class Intervene:
     order: tuple[FeatureId, ...]
     """Features measured on S2, best first."""
     effects: dict[tuple[FeatureId, str], Effect]
-    """(feature, split) -> effect."""
+    """(feature, split) -> effect; in the paper mode (feature, position)."""
+    judged_by: str
+    """Second part of the key whose delta is quoted: S3, or the position in the paper mode."""
     refused: dict[FeatureId, str]
     """Features passed over before the choice was made -> why."""
     screen_spearman: float
     """Rank agreement of the gradient screen with the exact deltas on S1, -1 to 1."""
+    screen_checked: int
+    """Features that the screen left out but were measured."""
+    screen_missed: int
+    """Of those, as good as what went on to S2."""
+    screen_missed_high: float
+    """Upper end of that share, 0-1; NaN when none was checked."""
+    split_half_spearman: float
+    """Rank agreement of the S2 deltas between halves of its prompts, -1 to 1."""
+    top_share: float
+    """Share of bootstrap draws of S2 in which the best feature stays the best."""
+    two_sided: dict[FeatureId, bool]
+    """Task feature -> whether amplification helps and ablation harms."""
+    controls: dict[FeatureId, tuple[Control, ...]]
+    """Feature that could be chosen -> its controls."""
     promoted: dict[FeatureId, tuple[tuple[str, float], ...]]
     """Tokens that the decoder row raises most, with their logits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transferred:
+    """One task feature in the model that will be trained."""
+
+    frequency: float
+    control_frequency: float
+    specificity: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """The task features in the model that will be trained."""
+
+    model: str
+    reason: str
+    """Why they could not be measured there; empty when they were."""
+    features: dict[FeatureId, Transferred]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +222,8 @@ class Run:
     index: dict[str, Any]
     recall: Recall | None
     intervene: Intervene | None
+    transfer: Transfer | None
+    """None when the model that was looked into is the one that will be trained."""
     methods: dict[str, dict[str, int]]
     """Scoring method -> status -> rows."""
     pool: Pool | None

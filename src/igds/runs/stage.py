@@ -31,6 +31,12 @@ _SHOWN = 20
 class StageMismatch(RequestError):
     """What is on disk was made by other settings or inputs than those asked for."""
 
+    def __init__(self, found: str) -> None:
+        """Keep what differs, for callers that have other advice to give."""
+        advice = "Give the run another name, or add --overwrite to make this stage again."
+        super().__init__(f"{found}\n{advice}")
+        self.found = found
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
@@ -205,14 +211,13 @@ def _committed(folder: Path) -> dict[str, Any] | None:
 
 
 def _difference(folder: Path, recorded: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """Return the differing keys with both values, and what to do about them."""
+    """Return the differing keys with both values."""
     found = differences(recorded, wanted)
     lines = [f"{folder} was made by other settings or inputs:"]
     for key, on_disk, asked in found[:_SHOWN]:
         lines.append(f"  {key}: {_shown(on_disk)} on disk, {_shown(asked)} asked for")
     if len(found) > _SHOWN:
         lines.append(f"  and {len(found) - _SHOWN} more")
-    lines.append("Give the run another name, or add --overwrite to make this stage again.")
     return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ from igds.models.capture import capture
 from igds.progress import Progress
 from igds.reading.batches import plan_batches
 from igds.reading.residuals import pad_right
+from igds.runs.files import write_json
 from igds.sae_training.corpus import Text
 
 _FLUSH_BATCHES = 50
@@ -37,6 +38,8 @@ class Residuals:
     """[tokens] whether the token is kept from training."""
     source: np.ndarray
     """[tokens] name of the token's source."""
+    plan: dict[str, Any]
+    """What the arrays depend on: model, text and batches; JSON values."""
 
     def layer(self, layer: int) -> np.ndarray:
         """Return the residuals of one block, float16 [tokens, d_model], mapped from disk."""
@@ -86,7 +89,7 @@ def capture_residuals(
             if number >= done and (number % _FLUSH_BATCHES == 0 or number + 1 == len(batches)):
                 for array in arrays.values():
                     array.flush()
-                _write_json(folder / "done.json", {"batches": number + 1})
+                write_json(folder / "done.json", {"batches": number + 1})
     cue = np.zeros(ends[-1], dtype=bool)
     cue[ends - 1] = [text.cue for text in texts]
     return Residuals(
@@ -94,6 +97,7 @@ def capture_residuals(
         cue=cue,
         held_out=np.repeat([text.held_out for text in texts], lengths),
         source=np.repeat([text.source for text in texts], lengths),
+        plan=plan,
     )
 
 
@@ -143,16 +147,9 @@ def _open_arrays(
     arrays = {
         at: make(path, mode="w+", dtype=np.float16, shape=shape) for at, path in paths.items()
     }
-    _write_json(folder / "done.json", {"batches": 0})
-    _write_json(record, plan)
+    write_json(folder / "done.json", {"batches": 0})
+    write_json(record, plan)
     return arrays, 0
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write the file whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value), encoding="utf-8")
-    part.replace(path)
 
 
 def _digest(texts: Sequence[Text]) -> str:

@@ -7,11 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from igds.config.overrides import apply_overrides
+from igds.config.load import read_settings
 from igds.config.schema import Model
-from igds.config.structure import structure_as
-from igds.config.text import read_yaml
-from igds.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +58,16 @@ class SAETraining:
     """Folder of the captured residuals, 2 bytes a number; kept, so that a killed run goes on."""
     d_sae: int = 4096
     """Features an SAE."""
-    architecture: Literal["topk", "batchtopk", "jumprelu"] = "topk"
-    """How sparsity is reached. topk gives every token the same number of features; the other two
-    give them where the error is largest, and few to read positions, which are much alike."""
+    architecture: Literal["topk", "batchtopk", "matryoshka", "jumprelu"] = "topk"
+    """How sparsity is reached. topk gives every token the same number of features; the others give
+    them where the error is largest, and few to read positions, which are much alike. matryoshka is
+    batchtopk whose first features also reconstruct alone."""
+    matryoshka_widths: tuple[int, ...] = ()
+    """Features of each level of a matryoshka SAE, rising to d_sae; an eighth, a quarter, a half and
+    all of d_sae when absent."""
     l0: float = 32
-    """Features active a token: exactly (k of topk) or on average (k of batchtopk, target of
-    jumprelu)."""
+    """Features active a token: exactly (k of topk) or on average (k of batchtopk and matryoshka,
+    target of jumprelu)."""
     context: int = 256
     """Most tokens a text; longer passages are cut, longer rows left out."""
     epochs: float = 1
@@ -109,6 +110,13 @@ class SAETraining:
         for name in ("d_sae", "l0", "context", "epochs", "batch", "lr", "read_weight", "holdout"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be over 0, not {getattr(self, name)}")
+        widths = self.matryoshka_widths
+        if widths and self.architecture != "matryoshka":
+            raise ValueError(f"matryoshka_widths are for matryoshka, not for {self.architecture}")
+        if widths and (list(widths) != sorted(set(widths)) or widths[-1] != self.d_sae):
+            raise ValueError(
+                f"matryoshka_widths must rise to d_sae, {self.d_sae}, not {list(widths)}"
+            )
 
 
 def load_training(path: Path, overrides: Sequence[str] = ()) -> SAETraining:
@@ -117,9 +125,4 @@ def load_training(path: Path, overrides: Sequence[str] = ()) -> SAETraining:
     Raises:
         RequestError: no such file, not YAML, an unknown key, a value of the wrong type or range.
     """
-    raw = read_yaml(path)
-    try:
-        apply_overrides(raw, overrides)
-        return structure_as(raw, SAETraining)
-    except RequestError as error:
-        raise RequestError(f"{path}: {error}") from error
+    return read_settings(path, overrides, SAETraining)

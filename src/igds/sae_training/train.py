@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from igds.config.identity import digest, to_plain
 from igds.data.seeds import seeded_bits
 from igds.data.tokens import encode_prompts
 from igds.errors import RequestError
@@ -26,10 +27,12 @@ from igds.models.load import (
     resolve_model,
 )
 from igds.progress import Progress, SilentProgress
+from igds.runs.files import write_json
 from igds.sae_training.activations import Residuals, capture_residuals
 from igds.sae_training.config import SAETraining, load_training
 from igds.sae_training.corpus import Text, read_excluded, read_texts
-from igds.saes.formats.saelens import read_saelens, write_saelens
+from igds.saes.formats.saelens import read_config, write_saelens
+from igds.saes.load import load_sae
 from igds.saes.quality import sae_quality
 from igds.saes.sae import SAE
 
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from sae_lens.saes.sae import TrainingSAE
     from sae_lens.training.sae_trainer import SAETrainer
 
+RECIPE = "training_sha256"
+"""Key of an SAE's metadata: the digest of the settings, the model and the text that made it."""
 _DECAY_SHARE = 0.2
 _WARM_UP_SHARE = 0.02
 _DEAD_TOKENS = 200_000
@@ -52,9 +57,11 @@ def train_saes(
     Each row has layer, tokens, and explained_variance, l0 and dead_share on held-out text and,
     as `read_...`, at the read position of held-out prompts. `<output>/L<layer>` are SAELens
     folders with float16 matrices and float32 thresholds, `<output>/quality.json` is the table.
+    A killed run goes on: the captured residuals and the SAEs that were written are kept.
 
     Raises:
-        RequestError: a setting, the model, the text or the cache folder is wrong.
+        RequestError: a setting, the model, the text or the cache folder is wrong, or the output
+            holds an SAE that other settings made.
     """
     progress = progress or SilentProgress()
     config, base = load_training(config_path, overrides), config_path.resolve().parent
@@ -75,14 +82,19 @@ def train_saes(
         progress=progress,
     )
     output = base / config.output
+    recipe = _recipe(config, residuals)
+    missing = [layer for layer in config.layers if not _is_trained(output / f"L{layer}", recipe)]
     table = []
     for layer in config.layers:
-        sae = train_layer(config, residuals, layer, progress, device=model.device)
-        write_saelens(
-            sae, output / f"L{layer}", weights=torch.float16, metadata=_metadata(config, model)
-        )
-        table.append(measure(config, residuals, read_saelens(output / f"L{layer}")))
-        (output / "quality.json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+        folder = output / f"L{layer}"
+        if layer in missing:
+            sae = train_layer(config, residuals, layer, progress, device=model.device)
+            part = folder.with_name(f"{folder.name}.part")
+            metadata = {**_metadata(config, model), RECIPE: recipe}
+            write_saelens(sae, part, weights=torch.float16, metadata=metadata)
+            part.rename(folder)
+        table.append(measure(config, residuals, load_sae(folder)))
+        write_json(output / "quality.json", table)
     return table
 
 
@@ -120,8 +132,8 @@ def train_layer(
     sae.fold_activation_norm_scaling_factor(scale)
     with tempfile.TemporaryDirectory() as folder:
         sae.save_inference_model(folder)
-        trained = read_saelens(Path(folder), release=f"L{layer}")
-    if config.architecture != "batchtopk":
+        trained = load_sae(Path(folder), release=f"L{layer}")
+    if config.architecture not in ("batchtopk", "matryoshka"):
         return trained
     return dataclasses.replace(trained, activation="batchtopk")
 
@@ -139,6 +151,33 @@ def measure(config: SAETraining, residuals: Residuals, sae: SAE) -> dict[str, An
         **quality,
         **{f"read_{name}": value for name, value in at_read.items()},
     }
+
+
+def _recipe(config: SAETraining, residuals: Residuals) -> str:
+    """Return the digest of all that an SAE's weights depend on, beside its block."""
+    elsewhere = ("layers", "output", "cache", "threads")
+    settings = {key: value for key, value in to_plain(config).items() if key not in elsewhere}
+    plan = {key: value for key, value in residuals.plan.items() if key != "layers"}
+    return digest({"settings": settings, "residuals": plan})
+
+
+def _is_trained(folder: Path, recipe: str) -> bool:
+    """Return whether the folder holds the SAE of this recipe; what a kill left is removed.
+
+    Raises:
+        RequestError: it holds another one.
+    """
+    part = folder.with_name(f"{folder.name}.part")
+    if part.exists():
+        shutil.rmtree(part)
+    if not folder.exists():
+        return False
+    if read_config(folder).get(RECIPE) != recipe:
+        raise RequestError(
+            f"{folder} holds an SAE that other settings or text made: move it away, or name "
+            "another `output`"
+        )
+    return True
 
 
 def _read_corpus(config: SAETraining, base: Path, model: ModelSpec) -> list[Text]:
@@ -186,10 +225,17 @@ def _new_sae(config: SAETraining, d_in: int, layer: int, device: str) -> Trainin
     if config.architecture == "topk":
         settings = sae_lens.TopKTrainingSAEConfig(**common, k=round(config.l0))
         return sae_lens.TopKTrainingSAE(settings)
+    # Over a short run the threshold must follow fast: 0.01 leaves l0 at 85 for k = 32.
+    batch_topk = {"k": config.l0, "topk_threshold_lr": 0.1}
     if config.architecture == "batchtopk":
-        # Over a short run the threshold must follow fast: 0.01 leaves l0 at 85 for k = 32.
-        settings = sae_lens.BatchTopKTrainingSAEConfig(**common, k=config.l0, topk_threshold_lr=0.1)
+        settings = sae_lens.BatchTopKTrainingSAEConfig(**common, **batch_topk)
         return sae_lens.BatchTopKTrainingSAE(settings)
+    if config.architecture == "matryoshka":
+        widths = config.matryoshka_widths or [config.d_sae // part for part in (8, 4, 2, 1)]
+        settings = sae_lens.MatryoshkaBatchTopKTrainingSAEConfig(
+            **common, **batch_topk, matryoshka_widths=list(widths)
+        )
+        return sae_lens.MatryoshkaBatchTopKTrainingSAE(settings)
     # The quadratic loss aims at an l0 instead of trading it against the error.
     sparsity = {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": config.l0}
     return sae_lens.JumpReLUTrainingSAE(sae_lens.JumpReLUTrainingSAEConfig(**common, **sparsity))

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from igds.saes.topk import BLOCK, EncoderBlock, largest, topk_columns
+
 Activation = Literal["relu", "jumprelu", "topk", "batchtopk"]
 
-_COLUMN_BLOCK = 4096
-"""Columns of the encoder that TopK reads at a time."""
-_ROW_BLOCK = 512
-"""Rows that TopK reads at a time."""
+AS_STORED = "as stored"
+"""Unit of an activation whose encoder and decoder were not rescaled in reading."""
+
+
+@runtime_checkable
+class FeatureEncoder(Protocol):
+    """What scoring and interventions need of an SAE: whole, or some of its features."""
+
+    @property
+    def layer(self) -> int:
+        """Return the decoder block whose output is read."""
+        ...
+
+    @property
+    def d_sae(self) -> int:
+        """Return the number of features of the whole SAE."""
+        ...
+
+    def encode_columns(
+        self, x: Float[Tensor, "n d_in"], indices: Sequence[int]
+    ) -> Float[Tensor, "n columns"]:
+        """Return the activations of the named features, in their order, 0 or more."""
+        ...
+
+    def decoder_rows(self, indices: Sequence[int]) -> Float[Tensor, "columns d_in"]:
+        """Return the directions that the named features write."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,6 +71,8 @@ class SAE:
     """Whether `b_dec` is subtracted before encoding."""
     hook_name: str
     """Hook point as the release names it."""
+    unit: str = AS_STORED
+    """Convention of the activations' size, where readers of the release differ in it."""
     neuronpedia_id: str | None = None
     """Name on Neuronpedia, as `gemma-2-2b/14-gemmascope-res-16k`."""
     release: str
@@ -68,6 +95,11 @@ class SAE:
         if self.activation == "topk" and not 1 <= (self.k or 0) <= self.d_sae:
             raise ValueError(f"{self.release}: k should be 1 to {self.d_sae}, not {self.k}")
 
+    def __repr__(self) -> str:
+        """Return block, activation, sizes and release: `SAE(L9, topk k=32, 576 -> 4096, mine)`."""
+        kind = f"{self.activation} k={self.k}" if self.k else self.activation
+        return f"SAE(L{self.layer}, {kind}, {self.d_in} -> {self.d_sae}, {self.release})"
+
     @property
     def d_in(self) -> int:
         """Return the width of the residual stream that is read."""
@@ -84,7 +116,7 @@ class SAE:
 
     def pre_activations(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_sae"]:
         """Return what the activation function is given (`hidden_pre`)."""
-        return self._centred(x) @ self.W_enc + self.b_enc
+        return self.centred(x) @ self.W_enc + self.b_enc
 
     def activate(self, pre: Float[Tensor, "n d_sae"]) -> Float[Tensor, "n d_sae"]:
         """Return the activations that pre-activations become."""
@@ -92,7 +124,7 @@ class SAE:
             return pre.relu()
         if self.threshold is not None:
             return pre.relu() * (pre > self.threshold)
-        return pre.relu() * _largest(pre, self.k or 0)
+        return pre.relu() * largest(pre, self.k or 0)
 
     def near_cut(
         self, pre: Float[Tensor, "n d_sae"], tolerance: float = 1e-5
@@ -117,15 +149,12 @@ class SAE:
         Only their encoder columns are multiplied; TopK has to see all columns, a block at a time.
         """
         columns = torch.as_tensor(indices, dtype=torch.long)
-        pre = self._centred(x) @ self.W_enc.T[columns].T + self.b_enc[columns]
+        centred = self.centred(x)
+        pre = centred @ self.W_enc.T[columns].T + self.b_enc[columns]
         if self.threshold is not None:
             return pre.relu() * (pre > self.threshold[columns])
         if self.activation == "topk":
-            # Other columns matter only where one of these is positive. Few rows at a time: memory
-            # stays small, whatever the number of rows.
-            live = (pre > 0).any(dim=1).nonzero()[:, 0]
-            for rows in live.split(_ROW_BLOCK):
-                pre[rows] = self._topk_columns(x[rows], columns)
+            return topk_columns(pre, centred, columns, self.k or 0, self._blocks)
         return pre.relu()
 
     def decode(self, acts: Float[Tensor, "n d_sae"]) -> Float[Tensor, "n d_in"]:
@@ -136,37 +165,24 @@ class SAE:
         """Return the directions that the named features write."""
         return self.W_dec[torch.as_tensor(indices, dtype=torch.long)]
 
-    def decoder_norms(self) -> Float[Tensor, " d_sae"]:
-        """Return the length of each feature's direction."""
-        return self.W_dec.norm(dim=1)
-
-    def _centred(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
+    def centred(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
         """Return the encoder's input in float32."""
         return x.float() - self.b_dec if self.apply_b_dec_to_input else x.float()
 
-    def _topk_columns(self, x: Tensor, columns: Tensor) -> Float[Tensor, "n columns"]:
-        """Return the named features' activations from the largest values of each column block."""
-        centred, k = self._centred(x), self.k or 0
-        wanted = centred.new_empty(len(x), len(columns))
-        largest = []
-        for start in range(0, self.d_sae, _COLUMN_BLOCK):
-            block = slice(start, start + _COLUMN_BLOCK)
-            pre = centred @ self.W_enc[:, block] + self.b_enc[block]
-            # Wanted values come from the same product as the cut, so rounding cannot part them.
-            here = (columns >= start) & (columns < start + _COLUMN_BLOCK)
-            wanted[:, here] = pre[:, columns[here] - start]
-            largest.append(pre.topk(min(k, pre.shape[1]), dim=1).values)
-        cut = torch.cat(largest, dim=1).topk(k, dim=1).values[:, -1:]
-        acts = wanted.relu() * (wanted >= cut)
-        # A value equal to the cut is the k-th or a tie that lost: the full row decides.
-        unsure = ((wanted == cut) & (cut > 0)).any(dim=1)
-        if unsure.any():
-            acts[unsure] = self.encode(x[unsure])[:, columns]
-        return acts
+    def _blocks(self) -> Iterator[EncoderBlock]:
+        """Yield the encoder, some features at a time."""
+        for start in range(0, self.d_sae, BLOCK):
+            block = slice(start, start + BLOCK)
+            yield EncoderBlock(start, self.W_enc[:, block], self.b_enc[block])
 
 
-def _largest(pre: Float[Tensor, "n d_sae"], k: int) -> Bool[Tensor, "n d_sae"]:
-    """Return where the k largest of each row are; of equal values the lowest index wins."""
-    cut = pre.topk(k, dim=1).values[:, -1:]
-    keep, ties = pre > cut, pre == cut
-    return keep | (ties & (ties.cumsum(dim=1) <= k - keep.sum(dim=1, keepdim=True)))
+def check_saes(saes: object) -> None:
+    """Refuse what is no list of SAEs.
+
+    Raises:
+        ValueError: it is one SAE, or it is empty.
+    """
+    if isinstance(saes, SAE):
+        raise ValueError("saes is one SAE: give a list, [sae]")
+    if not saes:
+        raise ValueError("saes is empty: give at least one SAE")

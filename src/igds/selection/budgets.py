@@ -10,9 +10,13 @@ from jaxtyping import Bool, Float, Int, UInt64
 
 from igds.config.schema import Budget
 from igds.errors import RequestError
+from igds.selection.quotas import Quotas
 
-REASONS = ("top", "tie", "budget", "duplicate", "status")
-"""Why a row is in or out: `top` and `tie` may be selected; `tie` has the very score at the cut."""
+REASONS = ("top", "tie", "budget", "quota", "per_prompt", "duplicate", "status")
+"""Why a row is in or out: `top` and `tie` may be selected; `tie` has the very score at the cut;
+`quota` is over the share of its source; `per_prompt` has enough better rows of its prompt."""
+LEFT_OUT = ("quota", "per_prompt", "duplicate", "status")
+"""Reasons of rows that could not be chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,9 @@ def choose(
     n_tokens: Int[np.ndarray, " rows"],
     n_ok: int,
     budget: Budget,
+    prompt: Int[np.ndarray, " rows"] | None = None,
+    per_prompt: int = 1,
+    quotas: Quotas | None = None,
 ) -> Selection:
     """Return which rows a budget keeps.
 
@@ -75,26 +82,41 @@ def choose(
         n_tokens: prompt and response tokens of each row, for a `tokens` budget.
         n_ok: index rows with status ok; a ratio is taken of them, whatever the method can score.
         budget: how much to keep.
+        prompt: number of each row's prompt, the same for equal prompts; None sets no limit.
+        per_prompt: most rows of one prompt that may be chosen, the first in rank order.
+        quotas: shares of the budget that single sources may take; None sets no limit.
 
     Raises:
         RequestError: the pool has fewer eligible rows than the budget asks for, or the first row
             alone is over a `tokens` budget.
     """
     order = ranking(pool_score, tie_break)
-    eligible = order[~duplicate[order]]
+    unique = order[~duplicate[order]]
+    eligible = unique
+    if prompt is not None:
+        eligible = unique[_earlier_equals(prompt[unique]) < per_prompt]
+    distinct = eligible
     wanted = rows_to_keep(budget, n_ok)
+    if quotas is not None:
+        by_rows = wanted is not None
+        cost = np.ones_like(n_tokens) if by_rows else n_tokens
+        eligible = distinct[quotas.within(distinct, cost, wanted or int(budget.tokens or 0))]
     if wanted is None:
         wanted = _rows_that_fit(n_tokens[eligible], int(budget.tokens or 0))
     if wanted > len(eligible) or not len(eligible):
         raise RequestError(
             f"the budget asks for {wanted} rows, but only {len(eligible)} can be chosen: "
             f"{n_ok} rows have status ok, {len(order)} have a pool score, "
-            f"{len(order) - len(eligible)} of those are duplicates; lower select.budget"
+            f"{len(order) - len(unique)} of those are duplicates, {len(unique) - len(eligible)} "
+            "more have enough rows of their prompt before them or are over the quota of their "
+            "source; lower select.budget or raise the quotas"
         )
     chosen, left = eligible[:wanted], eligible[wanted:]
     cut = float(pool_score[chosen[-1]])
     reason = np.full(len(pool_score), "status", dtype=object)
     reason[order] = "duplicate"
+    reason[unique] = "per_prompt"
+    reason[distinct] = "quota"
     reason[chosen], reason[left] = "top", "budget"
     if len(left) and pool_score[left[0]] == cut:
         reason[eligible[pool_score[eligible] == cut]] = "tie"
@@ -103,6 +125,16 @@ def choose(
     selected = np.zeros(len(pool_score), dtype=bool)
     selected[chosen] = True
     return Selection(rank=rank, selected=selected, reason=reason.tolist(), cut=cut)
+
+
+def _earlier_equals(values: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
+    """Return how many values before each equal it."""
+    order = np.argsort(values, kind="stable")
+    starts = np.flatnonzero(np.diff(values[order], prepend=values[order][:1] - 1))
+    places = np.arange(len(values))
+    counts = np.empty(len(values), dtype=np.int64)
+    counts[order] = places - np.repeat(starts, np.diff(starts, append=len(values)))
+    return counts
 
 
 def _rows_that_fit(n_tokens: Int[np.ndarray, " rows"], limit: int) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from igds.selection.budgets import LEFT_OUT
+
 GROUPS = ("best", "borderline", "worst")
 
 
@@ -12,14 +14,15 @@ def showcase(selection: pa.Table, rows: int) -> pa.Table:
     """Return row_id and group of the best, borderline and worst rows, `rows` each, none twice.
 
     Borderline rows are those around the cut: the last that were selected and the first that were
-    not. Duplicates and rows without a pool score are left out.
+    not. Rows that could not be chosen are left out.
 
     Args:
         selection: `select/selection.parquet`.
         rows: rows a group.
     """
     scored = selection.filter(pc.is_valid(selection["rank"]))
-    scored = scored.filter(pc.not_equal(scored["reason"], "duplicate")).sort_by("rank")
+    left_out = pc.is_in(scored["reason"], value_set=pa.array(LEFT_OUT))
+    scored = scored.filter(pc.invert(left_out)).sort_by("rank")
     total = len(scored)
     cut = pc.sum(scored["selected"]).as_py() or 0
     start = min(max(cut - rows // 2 - rows % 2, 0), max(total - rows, 0))

@@ -10,26 +10,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from jaxtyping import Bool, Float, UInt64
+from jaxtyping import Bool, Float, Int, UInt64
 
 from igds.config.identity import to_plain
 from igds.config.schema import Select
 from igds.data.seeds import seeded_bits
-from igds.selection.budgets import Selection
+from igds.selection.budgets import LEFT_OUT, Selection
 from igds.stats.rank import spearman
 
 
 def read_pool_scores(folder: Path) -> Float[np.ndarray, " rows"]:
     """Return a method's pool score of each row in pool order, NaN where it has none.
 
-    The pool score is the weighted sum of the method's raw columns (eq. 6), the weights being
-    those of its `method.json`.
+    The pool score is the weighted sum of the method's raw columns (eq. 6) plus an offset, both
+    from its `method.json`.
     """
-    weights = json.loads((folder / "method.json").read_text())["weights"]
+    method = json.loads((folder / "method.json").read_text())
+    weights = method["weights"]
     shards = sorted(folder.glob("shard-*.parquet"))
     table = ds.dataset(shards).to_table(columns=list(weights))
     columns = {name: table[name].to_numpy() for name in weights}
-    total = np.zeros(len(table))
+    total = np.full(len(table), method["offset"])
     for name, weight in weights.items():
         total += weight * columns[name]
     return total
@@ -47,11 +48,15 @@ def unique_mask(rows: pa.Table, unique: str) -> Bool[np.ndarray, " rows"]:
     """Return which rows may be chosen: all, or with `row` the first of equal content."""
     if unique == "none":
         return np.ones(len(rows), dtype=bool)
-    # 32 hex digits a hash: sorted as fixed-width bytes, they take half of a hash table's memory.
-    keys = np.frombuffer(b"".join(map(_text_bytes, rows["content_hash"].chunks)), dtype="S32")
     mask = np.zeros(len(rows), dtype=bool)
-    mask[np.unique(keys, return_index=True)[1]] = True
+    mask[np.unique(_hashes(rows["content_hash"]), return_index=True)[1]] = True
     return mask
+
+
+def prompt_numbers(rows: pa.Table) -> Int[np.ndarray, " rows"]:
+    """Return a number for each row's prompt, the same for equal prompts."""
+    hashes = rows["prompt_hash"].fill_null("0" * 32)
+    return np.unique(_hashes(hashes), return_inverse=True)[1]
 
 
 def selection_table(
@@ -75,7 +80,7 @@ def selection_summary(
 ) -> dict[str, Any]:
     """Return `select/summary.json`: counts, the cut and its ties, and what scores follow."""
     scored = ~np.isnan(scores)
-    eligible = np.array([reason not in ("duplicate", "status") for reason in selection.reason])
+    eligible = np.array([reason not in LEFT_OUT for reason in selection.reason])
     at_cut = eligible & (scores == selection.cut)
     reasons = pc.value_counts(pa.array(selection.reason)).to_pylist()
     return {
@@ -112,6 +117,11 @@ def _length_correlation(
     if len(np.unique(lengths)) < 2 or len(np.unique(scores[scored])) < 2:
         return None
     return float(spearman(scores[scored], lengths))
+
+
+def _hashes(column: pa.ChunkedArray) -> np.ndarray:
+    """Return hashes of 32 hex digits as fixed-width bytes: half of a hash table's memory."""
+    return np.frombuffer(b"".join(map(_text_bytes, column.chunks)), dtype="S32")
 
 
 def _text_bytes(chunk: pa.StringArray) -> memoryview:

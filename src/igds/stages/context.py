@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from igds.tasks.registry import load_task
 
 if TYPE_CHECKING:
     from igds.models.load import ModelSpec
+    from igds.saes.load import SAESpec
     from igds.saes.sae import SAE
 
 
@@ -54,8 +55,10 @@ class Context:
 
     @cached_property
     def template(self) -> Template:
-        """Return the template of every task prompt."""
-        return parse_template(self.config.prompts.template or self.task.template)
+        """Return the template of every task prompt; in a run with chat rows, plain `{text}`."""
+        prompts = self.config.prompts
+        default = "{text}" if self.config.data.has_chat else self.task.template
+        return parse_template(prompts.template or default, user_turn=prompts.chat_template)
 
     @cached_property
     def model(self) -> ModelSpec:
@@ -72,7 +75,8 @@ class Context:
         name = self.config.model.train_id
         if name is None:
             return None
-        return resolve_model(Model(id=name, dtype="float32"), "cpu", self.base)
+        trained = Model(id=name, dtype=self.config.model.dtype)
+        return resolve_model(trained, self.config.runtime.device, self.base)
 
     @cached_property
     def model_identity(self) -> dict[str, Any]:
@@ -82,8 +86,8 @@ class Context:
         return model_identity(self.model)
 
     @cached_property
-    def sae_paths(self) -> dict[int, str]:
-        """Return block -> SAE folder, by block; checked against the model's shape."""
+    def saes(self) -> dict[int, SAESpec]:
+        """Return block -> SAE, by block; found and checked against the model's shape."""
         from igds.models.load import describe
         from igds.saes.load import locate_saes
 
@@ -91,28 +95,36 @@ class Context:
         return locate_saes(self.config.saes, self.base, shape.d_model, shape.n_blocks)
 
     def load_sae(self, layer: int) -> SAE:
-        """Return the SAE of a block, under the release name that the configuration gives it."""
-        from igds.saes.load import load_sae
+        """Return the whole SAE of a block, under the release name of the configuration."""
+        from igds.saes.load import read_sae
 
-        path = Path(self.sae_paths[layer])
-        named = {(self.base / Path(s.path).expanduser()).resolve(): s for s in self.config.saes}
-        return load_sae(path, layer, named[path].release)
+        return read_sae(self.saes[layer])
 
     @cached_property
     def sae_identity(self) -> dict[str, str]:
         """Return block -> sha256 of the SAE's files."""
-        from igds.saes.load import sae_revision
+        from igds.saes.load import open_sae, revision
 
-        return {f"L{layer}": sae_revision(path) for layer, path in self.sae_paths.items()}
+        return {f"L{layer}": revision(open_sae(spec)) for layer, spec in self.saes.items()}
+
+    def sae_arguments(self, layers: Iterable[int]) -> dict[str, dict[str, Any]]:
+        """Return block, as text, -> its SAE, in plain values for workers."""
+        return {str(layer): asdict(self.saes[layer]) for layer in sorted(set(layers))}
+
+    @property
+    def data_identity(self) -> dict[str, Any] | None:
+        """Return set -> what its sources hold, as the index read them; None before it is done."""
+        if not self.has_stage("index"):
+            return None
+        return committed_identity(self.run.path / "index")["data"]
 
     @property
     def split_sizes(self) -> dict[str, int]:
-        """Return rows wanted for S1, S2 and S3; empty when nothing will be intervened on."""
+        """Return rows wanted for S1, S2 and S3; empty when no row is to be kept apart."""
         settings = self.config.intervene
-        if settings is None:
+        if settings is None or settings.mode == "paper" or not self.config.data.validation:
             return {}
-        sizes = (settings.screen_rows, settings.order_rows, settings.confirm_rows)
-        return dict(zip(SPLITS, sizes, strict=True))
+        return {split: getattr(settings, name) for split, name in SPLITS.items()}
 
     @property
     def task_features(self) -> tuple[FeatureId, ...]:
@@ -148,6 +160,8 @@ class Context:
                 f"{name} was begun on {stage.plan['device']}, and this run is on "
                 f"{self.plan()['device']}: go on there, or add --overwrite to begin again"
             )
+        if not stage.done:
+            self.run.event("stage_started", stage=name.partition("/")[0], folder=name)
         return stage
 
     def plan(self) -> dict[str, Any]:
@@ -157,7 +171,7 @@ class Context:
             "batch_tokens": runtime.batch_tokens,
             "shard_rows": runtime.shard_rows,
             "threads": worker_threads(runtime),
-            "device": self.model.device.partition(":")[0],
+            "device": self.model.device_type,
         }
 
     def input_identity(self, *stages: str) -> dict[str, str]:
@@ -172,8 +186,12 @@ class Context:
         plan: Mapping[str, Any],
         on_result: Any,
         label: str,
+        weights: Sequence[int],
     ) -> None:
-        """Run the shards on the executor; each result reaches `on_result(place, table)` once."""
+        """Run the shards on the executor; each result reaches `on_result(place, table)` once.
+
+        Progress counts `weights`, the rows of each shard.
+        """
         if not shards:
             return
         spec = WorkerSpec(
@@ -185,11 +203,11 @@ class Context:
             },
             threads=plan["threads"],
         )
-        with self.progress.task(label, len(shards)) as bar:
+        with self.progress.task(label, sum(weights)) as bar:
 
             def deliver(place: int, table: pa.Table) -> None:
                 on_result(place, table)
-                bar.advance(1)
+                bar.advance(weights[place])
 
             self.executor.run(spec, list(shards), deliver)
         self.run.event("workers", work=label, peak_rss_mb=self.executor.peak_rss_mb)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow.compute as pc
 
+from igds.config.identity import to_plain
 from igds.config.schema import Source
+from igds.data.chat import ChatTemplate, chat_template
+from igds.data.hub import pinned
 from igds.data.identity import rendering_hash, source_identity
 from igds.data.index import IndexSummary, build_index, iter_index
 from igds.data.overlap import Overlap, check_overlap
 from igds.data.templates import parse_template
-from igds.errors import RequestError
+from igds.errors import RequestError, WorkError
 from igds.models.load import describe, load_tokenizer, tokenizer_identity
 from igds.runs.stage import Stage
 from igds.stages.context import Context
@@ -24,7 +27,7 @@ from igds.tasks.registry import task_identity
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 2
+VERSION = 3
 CHECKED = ("prior", "validation", "control", "pool", "test")
 """Sets that must be disjoint."""
 
@@ -48,11 +51,20 @@ def run(context: Context) -> None:
     sets = {name: entry for name, entry in _sets(context).items() if entry.sources}
     # A pass that was cut short has nothing worth keeping: other settings may take its place.
     fresh = not context.has_stage("index")
-    stage = context.open_stage("index", _identity(context, sets), replace=fresh)
+    identity = _identity(context, sets)
+    stage = context.open_stage("index", identity, replace=fresh)
     if stage.done:
         return
-    others = tuple(parse_template(text) for text in context.config.prompts.control_templates)
-    tokenizer = load_tokenizer(context.model)
+    tokenizer, prompts = load_tokenizer(context.model), context.config.prompts
+    chat = chat_template(tokenizer, prompts)
+    if chat and not chat.is_consistent:
+        context.progress.note(
+            "note: the chat template writes a finished answer otherwise than it asks for one; "
+            "responses are taken as they stand behind the generation prompt"
+        )
+    others = tuple(
+        parse_template(text, user_turn=prompts.chat_template) for text in prompts.control_templates
+    )
     train_tokenizer = load_tokenizer(context.train_model) if context.train_model else None
     summaries = {}
     for name, entry in sets.items():
@@ -70,6 +82,7 @@ def run(context: Context) -> None:
                 fit_response=name == "validation",
                 progress=bar.advance,
                 other_templates=others if entry.other_templates else (),
+                chat=chat,
             )
     controls = summaries["control"].status.get("ok", 0) if "control" in summaries else 0
     if controls < MIN_CONTROLS:
@@ -80,13 +93,17 @@ def run(context: Context) -> None:
     overlaps = check_overlap({n: stage.path / sets[n].folder for n in CHECKED if n in sets})
     if overlaps and context.config.data.overlap == "refuse":
         raise RequestError(_refusal(overlaps))
-    stage.write_json("summary.json", _summary(context, stage, summaries, overlaps, tokenizer))
+    if to_plain(_contents(context, sets)) != identity["data"]:
+        raise WorkError("a source changed while it was read: run the same command again")
+    stage.write_json("summary.json", _summary(context, stage, summaries, overlaps, tokenizer, chat))
     stage.commit()
 
 
 def _sets(context: Context) -> dict[str, Set]:
     """Return every set of rows; the last two are the controls' other templates."""
-    data = context.config.data
+    given = context.config.data
+    sources = {name: tuple(map(pinned, getattr(given, name))) for name in CHECKED}
+    data = replace(given, **sources)
     return {
         "prior": Set("prior", data.prior, needs_response=False),
         "validation": Set("validation", data.validation, needs_response=True),
@@ -100,22 +117,42 @@ def _sets(context: Context) -> dict[str, Set]:
 
 def _identity(context: Context, sets: dict[str, Set]) -> dict[str, Any]:
     """Return what makes two indexes the same."""
-    trained = context.train_model
+    trained, prompts = context.train_model, context.config.prompts
     return context.stage_identity(
         VERSION,
-        data={
-            name: [source_identity(source, context.base) for source in sets[name].sources]
-            for name in CHECKED
-            if name in sets
-        },
+        data=_contents(context, sets),
         overlap=context.config.data.overlap,
         template=context.template.text,
-        control_templates=context.config.prompts.control_templates,
+        control_templates=prompts.control_templates,
+        chat_template=prompts.chat_template,  # its text is the tokenizer's
+        system=prompts.system,
+        thinking=prompts.thinking,
+        cue=prompts.cue,
         task=task_identity(context.config.task, context.base),
         context=describe(context.model).context,
         tokenizer=tokenizer_identity(context.model),
         train_tokenizer=tokenizer_identity(trained) if trained else None,
     )
+
+
+def _contents(context: Context, sets: dict[str, Set]) -> dict[str, list[dict[str, Any]]]:
+    """Return set -> what tells the rows of its sources from changed ones."""
+    return {
+        name: _source_identities(name, sets[name].sources, context.base)
+        for name in CHECKED
+        if name in sets
+    }
+
+
+def _source_identities(name: str, sources: Sequence[Source], base: Path) -> list[dict[str, Any]]:
+    """Return the identity of each source of a set; an error names the setting."""
+    found = []
+    for place, source in enumerate(sources):
+        try:
+            found.append(source_identity(source, base))
+        except RequestError as error:
+            raise RequestError(f"data.{name}.{place}.path: {error}") from error
+    return found
 
 
 def _summary(
@@ -124,12 +161,14 @@ def _summary(
     summaries: dict[str, IndexSummary],
     overlaps: list[Overlap],
     tokenizer: PreTrainedTokenizerBase,
+    chat: ChatTemplate | None,
 ) -> dict[str, Any]:
     """Return `index/summary.json`."""
+    text = context.template.text
     return {
         "sets": {name: asdict(summary) for name, summary in summaries.items()},
-        "template": context.template.text,
-        "rendering_hash": rendering_hash(context.template, tokenizer),
+        "template": chat.prompt([{"role": "user", "content": text}]) if chat else text,
+        "rendering_hash": rendering_hash(context.template, tokenizer, chat),
         "read_tokens": _read_tokens(stage.path, tokenizer),
         "overlaps": [asdict(overlap) for overlap in overlaps],
     }

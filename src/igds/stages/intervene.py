@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from safetensors.numpy import load_file
 
 from igds.data.index import load_index
 from igds.data.splits import split_validation
-from igds.data.tokens import encode_responses, token_span
+from igds.data.tokens import Prompt, encode_responses, token_span
 from igds.errors import RequestError
 from igds.features import FeatureId
+from igds.interventions.controls import CONTROLS, Controls, control_effects, make_controls
 from igds.interventions.examples import Example, make_examples
-from igds.interventions.funnel import Funnel, released, run_funnel
+from igds.interventions.funnel import Funnel, run_funnel
+from igds.interventions.outputs import Generation
+from igds.interventions.paper import SPLIT, paper_choice, paper_effects, paper_samples
 from igds.interventions.steps import Steps
 from igds.interventions.work import WORK
 from igds.models.load import load_tokenizer
+from igds.runs.stage import Stage
+from igds.saes.load import open_sae
 from igds.stages.context import Context
-from igds.tasks.base import MarksAnswer, Task
+from igds.stages.transfer import measure_transfer
+from igds.tasks.base import MarksAnswer, Task, scored_row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 2
+VERSION = 3
+PROMOTED = 16
+"""Features, best first, whose promoted tokens the paper mode names."""
 
 
 def run(context: Context) -> None:
+    """Write `intervene/`, then `transfer/` when another model will be trained."""
+    _identify(context)
+    measure_transfer(context)
+
+
+def _identify(context: Context) -> None:
     """Write `intervene/`: plan, samples, effects, promoted tokens and the task features."""
     settings = context.config.intervene
     assert settings is not None, "the pipeline runs only stages that have a section"
@@ -42,25 +60,52 @@ def run(context: Context) -> None:
     if stage.done:
         return
     mixed = context.config.data.pool_kind == "mixed"
-    specificity = _candidates(context, mixed)
+    paper = settings.mode == "paper"
+    specificity = _candidates(context, mixed and not paper)
     splits, clusters = _examples(context)
     layers = {FeatureId.parse(name).layer for name in specificity}
     work = {
-        "saes": {str(layer): context.sae_paths[layer] for layer in sorted(layers)},
+        "saes": context.sae_arguments(layers),
+        "features": list(specificity),
         "coefficient": settings.coefficient,
         "batch_tokens": stage.plan["batch_tokens"],
     }
     steps = Steps(
         stage=stage,
         splits=splits,
-        run_shards=lambda shards, on_result, label: context.run_shards(
-            WORK, work, shards, stage.plan, on_result, label
+        run_shards=lambda shards, on_result, label, weights: context.run_shards(
+            WORK, work, shards, stage.plan, on_result, label, weights
         ),
     )
+    if paper:
+        _paper(context, stage, steps, list(specificity), clusters)
+    else:
+        _rigorous(context, stage, steps, specificity, clusters)
+    steps.clear()
+    stage.commit()
+
+
+def _rigorous(
+    context: Context,
+    stage: Stage,
+    steps: Steps,
+    specificity: Mapping[str, float],
+    clusters: Mapping[str, str],
+) -> None:
+    """Write what the funnel finds."""
+    settings = context.config.intervene
+    assert settings is not None, "the pipeline runs only stages that have a section"
+    mixed = context.config.data.pool_kind == "mixed"
 
     def direction(name: str) -> np.ndarray:
         feature = FeatureId.parse(name)
-        return context.load_sae(feature.layer).decoder_rows([feature.index])[0].numpy()
+        return open_sae(context.saes[feature.layer]).decoder_rows([feature.index])[0].numpy()
+
+    def controls(name: str) -> pa.Table:
+        made = _controls(context, name)
+        deltas, rows = steps.controls(name, made)
+        names = [clusters[row] for row in rows]
+        return control_effects(name, made, deltas, names, seed=context.config.seed)
 
     outcome = run_funnel(
         Funnel(
@@ -73,15 +118,51 @@ def run(context: Context) -> None:
             screen=lambda: steps.screen(list(specificity)),
             exact=steps.exact,
             commit_plan=lambda plan: stage.write_json("plan.json", plan),
+            controls=controls,
         )
     )
     stage.write_table("effects.parquet", outcome.effects)
     stage.write_table("samples.parquet", outcome.samples)
+    stage.write_table("controls.parquet", outcome.controls)
     stage.write_table("promoted.parquet", steps.promoted(outcome.task_features["order"]))
-    found = released(outcome.task_features, settings.allow_unconfirmed)
+    stage.write_json("task_features.json", outcome.task_features)
+
+
+def _paper(
+    context: Context,
+    stage: Stage,
+    steps: Steps,
+    features: Sequence[str],
+    clusters: Mapping[str, str],
+) -> None:
+    """Write what the published procedure finds, on all validation rows."""
+    settings = context.config.intervene
+    assert settings is not None, "the pipeline runs only stages that have a section"
+    rows = _validation(context, ["row_id", "fields"])
+    fields = dict(zip(rows["row_id"].to_pylist(), rows["fields"].to_pylist(), strict=True))
+    generation = Generation(
+        coefficient=settings.coefficient,
+        max_new_tokens=settings.max_new_tokens,
+        samples=settings.samples,
+        temperature=settings.temperature,
+        seed=context.config.seed,
+        batch_tokens=stage.plan["batch_tokens"],
+    )
+    outputs = steps.generate(features, steps.splits[SPLIT], generation)
+
+    def score(row_id: str, text: str) -> float:
+        return context.task.score(text, scored_row(context.task, json.loads(fields[row_id])))
+
+    samples = paper_samples(outputs, score)
+    effects = paper_effects(
+        samples, clusters, coefficient=settings.coefficient, seed=context.config.seed
+    )
+    found = paper_choice(effects, samples, position=settings.position, top_k=settings.top_k)
+    stage.write_table("effects.parquet", effects)
+    stage.write_table("samples.parquet", samples)
+    stage.write_table("controls.parquet", CONTROLS.empty_table())
+    stage.write_table("promoted.parquet", steps.promoted(found["order"][:PROMOTED]))
     stage.write_json("task_features.json", found)
-    steps.clear()
-    stage.commit()
 
 
 def _candidates(context: Context, mixed: bool) -> dict[str, float]:
@@ -105,26 +186,66 @@ def _candidates(context: Context, mixed: bool) -> dict[str, float]:
     return {name: float("nan") if v is None else v for name, v in zip(names, lows, strict=True)}
 
 
+def _controls(context: Context, name: str) -> Controls:
+    """Return the controls of a feature, from its SAE and the residuals that recall kept."""
+    feature, settings = FeatureId.parse(name), context.config.intervene
+    assert settings is not None, "the pipeline runs only stages that have a section"
+    file = context.run.path / "recall" / "residuals" / f"L{feature.layer}.safetensors"
+    sets = load_file(file)
+    decoder = context.load_sae(feature.layer).W_dec.numpy()
+    return make_controls(
+        name,
+        decoder[feature.index],
+        decoder,
+        sets["prior"],
+        sets["control_task_template"],
+        draws=settings.controls,
+        coefficient=settings.coefficient,
+        seed=context.config.seed,
+    )
+
+
 def _examples(context: Context) -> tuple[dict[str, list[Example]], dict[str, str]]:
     """Return split -> examples, and row id -> hash of its prompt."""
-    columns = ["row_id", "prompt_hash", "status", "prompt_ids", "response"]
-    rows = load_index(context.run.path / "index" / "validation", columns)
-    rows = rows.filter(pc.equal(rows["status"], "ok"))
+    rows = _validation(context, ["row_id", "prompt_hash", "prompt", "prompt_ids", "response"])
     keys = rows["prompt_hash"].to_pylist()
-    places = split_validation(keys, context.config.seed, context.split_sizes)
+    sizes = context.split_sizes
+    everything = {SPLIT: list(range(len(keys)))}
+    places = split_validation(keys, context.config.seed, sizes) if sizes else everything
     tokenizer = load_tokenizer(context.model)
-    splits = {}
-    for split, chosen in places.items():
-        picked = rows.take(chosen)
-        prompts = picked["prompt_ids"].to_pylist()
-        texts = picked["response"].to_pylist()
-        responses = encode_responses(tokenizer, texts)
-        answers = [_answer(context.task, tokenizer, text) for text in texts]
-        splits[split] = make_examples(picked["row_id"].to_pylist(), prompts, responses, answers)
+    splits = {
+        split: _split_examples(context, tokenizer, rows.take(chosen))
+        for split, chosen in places.items()
+    }
     return splits, dict(zip(rows["row_id"].to_pylist(), keys, strict=True))
 
 
-def _answer(task: Task, tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, int] | None:
+def _validation(context: Context, columns: list[str]) -> pa.Table:
+    """Return columns of the validation rows with status ok."""
+    rows = load_index(context.run.path / "index" / "validation", [*columns, "status"])
+    return rows.filter(pc.equal(rows["status"], "ok"))
+
+
+def _split_examples(
+    context: Context, tokenizer: PreTrainedTokenizerBase, rows: pa.Table
+) -> list[Example]:
+    """Return the examples of one split's index rows."""
+    prompt_ids, texts = rows["prompt_ids"].to_pylist(), rows["response"].to_pylist()
+    # A chat response is tokenized as it goes on from its prompt, any other by itself.
+    chat = context.config.prompts.chat_template
+    prompts = rows["prompt"].to_pylist() if chat else [""] * len(rows)
+    after = list(zip(prompts, prompt_ids if chat else [[]] * len(rows), strict=True))
+    answers = [
+        _answer(context.task, tokenizer, text, prompt)
+        for text, prompt in zip(texts, after, strict=True)
+    ]
+    responses = encode_responses(tokenizer, texts, after)
+    return make_examples(rows["row_id"].to_pylist(), prompt_ids, responses, answers)
+
+
+def _answer(
+    task: Task, tokenizer: PreTrainedTokenizerBase, text: str, after: Prompt
+) -> tuple[int, int] | None:
     """Return where the final answer stands among a response's tokens, if the task marks it."""
     span = task.answer_span(text) if isinstance(task, MarksAnswer) else None
-    return None if span is None else token_span(tokenizer, text, span)
+    return None if span is None else token_span(tokenizer, text, span, after)

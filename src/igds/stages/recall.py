@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +15,11 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.numpy import load_file
 
-from igds.data.index import load_index
-from igds.data.splits import SPLITS, split_validation
+from igds.data.splits import SPLITS, confirmation_rows
 from igds.errors import RequestError
 from igds.models.load import describe
 from igds.reading.statistics import PromptSets, feature_statistics, highest_frequency
-from igds.reading.work import RESIDUAL_COLUMN, as_matrix, row_ranges
+from igds.reading.work import RESIDUAL_COLUMN, as_matrix, n_rows, row_ranges
 from igds.runs.stage import Stage
 from igds.saes.quality import sae_quality
 from igds.stages.context import Context
@@ -32,6 +33,8 @@ SETS = {
     "task_other_template": "task_other",
 }
 """Name of a set of residuals -> folder of the index it comes from."""
+MIN_PRIOR = 200
+"""Prior rows under which a frequency near the cut is mostly chance."""
 
 
 def run(context: Context) -> None:
@@ -41,7 +44,8 @@ def run(context: Context) -> None:
     identity = context.stage_identity(
         VERSION,
         recall=settings,
-        splits=context.split_sizes,
+        # Rows of S3 are sealed, so another split is another recall.
+        intervene={SPLITS[split]: size for split, size in context.split_sizes.items()},
         seed=context.config.seed,
         index=context.input_identity("index"),
         model=context.model_identity,
@@ -53,15 +57,17 @@ def run(context: Context) -> None:
         return
     _read_residuals(context, stage)
     context.executor.close()  # frees the model before SAEs are loaded
-    tables, quality = [], {}
-    for layer in context.sae_paths:
+    tables, quality, n_prior = [], {}, 0
+    for layer in context.saes:
         sae = context.load_sae(layer)
         arrays = load_file(stage.path / "residuals" / f"L{layer}.safetensors")
         sets = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        n_prior = len(sets["prior"])
         tables.append(feature_statistics(sae, PromptSets(**sets), settings.min_frequency))
         quality[f"L{layer}"] = {
             "release": sae.release,
             "revision": sae.revision,
+            "unit": sae.unit,
             "neuronpedia_id": sae.neuronpedia_id,
             **sae_quality(sae, sets["prior"]),
         }
@@ -77,6 +83,26 @@ def run(context: Context) -> None:
     stage.write_json("quality.json", quality)
     shutil.rmtree(stage.path / "shards")
     stage.commit()
+    for line in _said(features, quality, n_prior):
+        context.progress.note(line)
+
+
+def _said(
+    features: pa.Table, quality: Mapping[str, Mapping[str, Any]], n_prior: int
+) -> Iterator[str]:
+    """Yield the result as one line, and a line for each reason to doubt it."""
+    recalled = Counter(features.filter(features["recalled"])["layer"].to_pylist())
+    counts = ", ".join(f"{name}: {recalled[int(name[1:])]}" for name in quality)
+    yield f"recall: {recalled.total()} of {len(features)} features recalled ({counts})"
+    if n_prior < MIN_PRIOR:
+        yield f"note: {n_prior} prior rows; frequencies want at least {MIN_PRIOR}"
+    for name, facts in quality.items():
+        if (facts["explained_variance"] or 0) < 0:
+            yield (
+                f"note: the SAE of {name} explains {facts['explained_variance']:.2f} of the "
+                "variance at the read position, less than the mean residual does: does it belong "
+                "to this model?"
+            )
 
 
 def _read_residuals(context: Context, stage: Stage) -> None:
@@ -89,34 +115,24 @@ def _read_residuals(context: Context, stage: Stage) -> None:
     missing = [place for place, name in enumerate(names) if not stage.has(name)]
     context.run_shards(
         "igds.reading.work:ResidualWork",
-        {"layers": list(context.sae_paths), "batch_tokens": stage.plan["batch_tokens"]},
+        {"layers": list(context.saes), "batch_tokens": stage.plan["batch_tokens"]},
         [shards[place] for place in missing],
         stage.plan,
         lambda place, table: stage.write_table(names[missing[place]], table),
         "recall: reading prompts",
+        [n_rows(shards[place]) for place in missing],
     )
     folder = stage.path / "shards"
-    sealed, d_model = _confirmation_rows(context), describe(context.model).d_model
-    for layer in context.sae_paths:
+    validation = context.run.path / "index" / "validation"
+    sealed = confirmation_rows(validation, context.config.seed, context.split_sizes)
+    d_model = describe(context.model).d_model
+    for layer in context.saes:
         column = RESIDUAL_COLUMN.format(layer=layer)
         sets = {
             name: _matrix(sorted(folder.glob(f"{name}-*.parquet")), column, sealed, d_model)
             for name in SETS
         }
         stage.write_tensors(f"residuals/L{layer}.safetensors", sets)
-
-
-def _confirmation_rows(context: Context) -> pa.Array:
-    """Return ids of all rows with a prompt of split S3, which nothing may read before."""
-    if not context.split_sizes:
-        return pa.array([], pa.string())
-    columns = ["row_id", "prompt_hash", "status"]
-    rows = load_index(context.run.path / "index" / "validation", columns)
-    rows = rows.filter(pc.equal(rows["status"], "ok"))
-    keys = rows["prompt_hash"]
-    splits = split_validation(keys.to_pylist(), context.config.seed, context.split_sizes)
-    sealed = keys.take(pa.array(splits[SPLITS[-1]], pa.int64())).combine_chunks()
-    return rows.filter(pc.is_in(keys, value_set=sealed))["row_id"].combine_chunks()
 
 
 def _matrix(shards: Sequence[Path], column: str, sealed: pa.Array, d_model: int) -> np.ndarray:

@@ -24,7 +24,8 @@ def run(context: Context) -> None:
     settings = context.config.report
     assert settings is not None, "the pipeline runs only stages that have a section"
     methods = context.config.score.methods if context.config.score else ()
-    wanted = ("recall", "intervene", *(f"score/{method}" for method in methods), "select")
+    scores = [f"score/{method}" for method in methods]
+    wanted = ("recall", "intervene", "transfer", *scores, "select")
     done = [name for name in wanted if context.has_stage(name)]
     identity = context.stage_identity(
         VERSION,
@@ -46,13 +47,13 @@ def _token_activations(context: Context, stage: Stage, rows: int) -> pa.Table:
     """Return the activation of each task feature at each token of the rows shown."""
     selection = pq.read_table(context.run.path / "select" / "selection.parquet")
     shown = showcase(selection, rows)
-    index = load_index(context.run.path / "index", ["row_id", "prompt"])
+    index = load_index(context.run.path / "index", ["row_id", "prompt_ids"])
     index = index.filter(pc.is_in(index["row_id"], value_set=shown["row_id"].combine_chunks()))
     prompts = dict(zip(*(column.to_pylist() for column in index.columns), strict=True))
     shard = {
         "row_id": shown["row_id"].to_pylist(),
         "group": shown["group"].to_pylist(),
-        "prompt": [prompts[row_id] for row_id in shown["row_id"].to_pylist()],
+        "prompt_ids": [prompts[row_id] for row_id in shown["row_id"].to_pylist()],
     }
     features = context.task_features
     results: list[pa.Table] = []
@@ -60,11 +61,12 @@ def _token_activations(context: Context, stage: Stage, rows: int) -> pa.Table:
         "igds.reading.work:TokenWork",
         {
             "features": [str(feature) for feature in features],
-            "saes": {str(f.layer): str(context.sae_paths[f.layer]) for f in features},
+            "saes": context.sae_arguments(f.layer for f in features),
         },
         [shard],
         stage.plan,
         lambda _place, table: results.append(table),
         "report: reading the rows shown",
+        [len(shown)],
     )
     return results[0]

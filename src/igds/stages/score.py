@@ -7,13 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from igds.config.identity import digest
 from igds.errors import WorkError
 from igds.features import FeatureId
 from igds.methods.base import MethodSpec
 from igds.methods.registry import Ingredients, needs_features, needs_model, resolve_method
-from igds.reading.work import row_ranges
+from igds.reading.work import n_rows, row_ranges
 from igds.runs.stage import Stage
 from igds.stages.context import Context
 
@@ -48,7 +49,8 @@ def _score(
 ) -> None:
     """Compute the shards that any of the methods lacks, and hand each method its own columns."""
     for method in methods:
-        facts = {"name": method.name, "kind": method.kind, "weights": method.weights}
+        keys = ("name", "kind", "weights", "offset")
+        facts = {key: getattr(method, key) for key in keys}
         stages[method.name].write_json("method.json", facts)
     shards = row_ranges(context.run.path / "index", plan["shard_rows"])
     names = [f"shard-{place:05d}.parquet" for place in range(len(shards))]
@@ -70,6 +72,7 @@ def _score(
         plan,
         write,
         "score: reading the pool",
+        [n_rows(shards[place]) for place in missing],
     )
 
 
@@ -89,6 +92,9 @@ def _identity(context: Context, name: str) -> dict[str, Any]:
         assert context.config.score is not None
         parts["features"] = [str(feature) for feature in _required_features(context)]
         parts["aggregate"] = context.config.score.aggregate
+        if context.config.score.aggregate == "delta_weighted":
+            deltas = _deltas(context)
+            parts["deltas"] = [deltas[feature] for feature in context.task_features]
     if needs_model(name):
         parts["model"] = context.model_identity
         parts["inputs"] = context.input_identity("recall")
@@ -111,15 +117,29 @@ def _required_features(context: Context) -> tuple[FeatureId, ...]:
     return context.task_features
 
 
+def _deltas(context: Context) -> dict[FeatureId, float]:
+    """Return feature -> its delta on S2; in the paper mode that at the position which ranks."""
+    settings = context.config.intervene
+    assert settings is not None, "the pipeline runs only stages that have a section"
+    split = "all" if settings.mode == "paper" else "S2"
+    effects = pq.read_table(
+        context.run.path / "intervene" / "effects.parquet",
+        columns=["feature", "delta"],
+        filters=[("split", "==", split), ("position", "==", settings.position)],
+    )
+    names, deltas = (effects[column].to_pylist() for column in ("feature", "delta"))
+    return dict(zip(map(FeatureId.parse, names), deltas, strict=True))
+
+
 def _ingredients(context: Context, names: Sequence[str]) -> Ingredients:
     """Return what the methods are made from; SAEs only of the task features' blocks."""
     assert context.config.score is not None
     features = context.task_features if any(map(needs_features, names)) else ()
     return Ingredients(
         features=features,
-        saes={layer: context.load_sae(layer) for layer in {f.layer for f in features}},
-        sae_paths=context.sae_paths if any(map(needs_model, names)) else {},
+        saes=context.saes if any(map(needs_model, names)) else {},
         residuals=context.run.path / "recall" / "residuals",
+        deltas=_deltas(context) if features else {},
         aggregate=context.config.score.aggregate,
         seed=context.config.seed,
     )

@@ -6,6 +6,8 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+from igds.data.messages import MESSAGES, split_turns
+from igds.data.templates import as_text
 from igds.errors import RequestError
 
 
@@ -27,7 +29,7 @@ class Task(Protocol):
         ...
 
     def response(self, row: Mapping[str, Any]) -> str:
-        """Return the gold response, which starts with one space.
+        """Return the gold response, which starts with one space; not asked of chat rows.
 
         Args:
             row: mapped field -> value; each of `fields` is there and not null.
@@ -38,7 +40,12 @@ class Task(Protocol):
         ...
 
     def score(self, output: str, row: Mapping[str, Any]) -> float:
-        """Return the task score of a model output, 0-1, higher is better."""
+        """Return the task score of a model output, 0-1, higher is better.
+
+        Args:
+            output: what the model wrote after the prompt.
+            row: mapped field -> value, see `scored_row`.
+        """
         ...
 
 
@@ -53,6 +60,27 @@ class MarksAnswer(Protocol):
             (start, stop): characters from 0, `stop` not included.
         """
         ...
+
+
+def texts(row: Mapping[str, Any], field: str) -> list[str]:
+    """Return the references of a row: the field is a text or a list of texts.
+
+    Raises:
+        ValueError: the list is empty or holds something else.
+    """
+    value = row[field]
+    found = [as_text(item) for item in (value if isinstance(value, list) else [value])]
+    if not found:
+        raise ValueError(f"{field} is an empty list")
+    return found
+
+
+def scored_row(task: Task, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a row's fields as `score` reads them: in a chat row the answer is each of them."""
+    if MESSAGES not in row or MESSAGES in task.fields:
+        return row
+    _, answer = split_turns(row[MESSAGES])
+    return dict.fromkeys(task.fields, answer or "")
 
 
 @runtime_checkable

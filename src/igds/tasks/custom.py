@@ -15,6 +15,7 @@ from typing import Any
 from igds.data.templates import Template
 from igds.errors import RequestError
 from igds.tasks.grading import Grader
+from igds.tasks.machine_translation import bleu, chrf
 from igds.tasks.rouge import rouge
 
 Metric = Callable[[str, str], float]
@@ -76,6 +77,8 @@ def metrics_by_name() -> dict[str, Metric]:
         "rouge1": lambda output, gold: rouge(output, [gold])["1"],
         "rouge2": lambda output, gold: rouge(output, [gold])["2"],
         "rougeL": lambda output, gold: rouge(output, [gold])["L"],
+        "chrf": lambda output, gold: chrf(output.strip(), [gold]),
+        "bleu": lambda output, gold: bleu(output.strip(), [gold]),
     }
 
 

@@ -41,8 +41,8 @@ class MathTask:
         return " " + f"{solution}\nThe final answer is \\boxed{{{final}}}.".lstrip()
 
     def answer_span(self, response: str) -> tuple[int, int] | None:
-        """Return where the content of the last box stands, None without one."""
-        return last_boxed(response)
+        """Return where the content of the last box stands, or what follows the last `####`."""
+        return last_boxed(response) or _after_mark(response)
 
     def score(self, output: str, row: Mapping[str, Any]) -> float:
         """Return 1 when math-verify finds the output's final answer equal to the gold one."""
@@ -67,6 +67,13 @@ def last_boxed(text: str) -> tuple[int, int] | None:
         if depth == 0:
             return start, place
     return None
+
+
+def _after_mark(text: str) -> tuple[int, int] | None:
+    """Return (start, stop) of the text after the last `####`, None without any."""
+    before, mark, final = text.rpartition("####")
+    start = len(before) + len(mark) + len(final) - len(final.lstrip())
+    return (start, start + len(final.strip())) if mark and final.strip() else None
 
 
 def gold_answer(answer: str) -> str:

@@ -12,10 +12,12 @@ from igds.tasks.base import Task
 from igds.tasks.custom import configured_task, import_class, source_sha256
 from igds.tasks.math import MathTask
 from igds.tasks.summarization import SummarizationTask
+from igds.tasks.translation import TranslationTask
 
 BUILT_IN: Mapping[str, Callable[[], Task]] = {
     "math": MathTask,
     "summarization": SummarizationTask,
+    "translation": TranslationTask,
 }
 """Tasks that come with the package, by name."""
 

@@ -2,114 +2,112 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from jaxtyping import Float
+from safetensors.torch import save_file
 from torch import Tensor
 
 from igds.errors import RequestError
-from igds.saes.sae import SAE, Activation
+from igds.saes.formats.base import Format, block_of, l0_in_path, read_json, setting
+from igds.saes.sae import AS_STORED, SAE, Activation
+from igds.saes.stored import Encoder, StoredSAE
+from igds.saes.weights import Features, WeightFile
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
 
 _ACTIVATIONS: dict[str, Activation] = {
     "standard": "relu",
+    "gated": "jumprelu",
     "jumprelu": "jumprelu",
     "topk": "topk",
     "batchtopk": "batchtopk",
+    "matryoshka_batchtopk": "batchtopk",
 }
 _ARCHITECTURES = {"relu": "standard", "jumprelu": "jumprelu", "topk": "topk"}
-_L0_KEYS = ("l0", "average_l0", "expected_l0", "target_l0")
-_L0_NAME = re.compile(r"average_l0_(\d+)")
-_RESID_POST = re.compile(r"blocks\.(\d+)\.hook_resid_post|(?:model\.)*layers\.(\d+)")
+_BY_ROW = "scales each input by its own norm, which no fixed weights can hold"
+_NORMALIZATIONS = {
+    "expected_average_only_in": "its weights are for inputs scaled to norm sqrt(d_in), and the "
+    "folder does not say by what factor: set saes.input_scale to sqrt(d_in) / mean norm, or name "
+    "it by release and id where the registry has the factor",
+    "layer_norm": _BY_ROW,
+    "constant_norm_rescale": _BY_ROW,
+    "covariance_whitening": "fold the whitening into the weights with sae_lens first",
+}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the SAE's settings in the flat form of today, whichever version wrote them.
 
     Raises:
-        RequestError: the folder or a file is missing, or the settings are not supported.
+        RequestError: the file is damaged, or its settings are not supported.
     """
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise RequestError(f"{folder} has no {name}: igds reads SAELens folders")
-    try:
-        raw = json.loads((folder / CONFIG).read_bytes())
-    except json.JSONDecodeError as error:
-        raise RequestError(f"{folder / CONFIG} is not JSON: {error}") from error
+    raw = read_json(folder / CONFIG)
     config = {**raw, **raw.get("metadata", {})}
     config.setdefault("hook_name", config.get("hook_point", ""))
     config.setdefault("architecture", "standard")
     # SAELens before 6.0 wrote a TopK SAE as a standard one with another activation function.
-    if config.get("activation_fn_str", config.get("activation_fn")) == "topk":
+    function = config.get("activation_fn_str", config.get("activation_fn"))
+    if function == "topk":
         config["architecture"] = "topk"
         config["k"] = config["activation_fn_kwargs"]["k"]
-    _check_supported(folder, config)
+    elif function not in (None, "relu"):
+        raise RequestError(f"{folder}: activation function {function!r} is not supported")
+    if config["architecture"] not in _ACTIVATIONS:
+        raise RequestError(
+            f"{folder}: architecture {config['architecture']!r} is not supported; supported: "
+            + ", ".join(_ACTIVATIONS)
+        )
+    if config.get("finetuning_scaling_factor"):
+        raise RequestError(f"{folder}: a finetuning_scaling_factor is not supported")
     return config
 
 
-def hook_layer(folder: Path, config: Mapping[str, Any]) -> int:
-    """Return the decoder block whose output the SAE reads, from its hook name.
+def open_saelens(folder: Path, layer: int | None, input_scale: float | None) -> StoredSAE:
+    """Return the SAE that `SAE.save_model` of sae_lens wrote, or `write_saelens`.
 
     Raises:
-        RequestError: it reads another place than a block's output, or names none.
-    """
-    match = _RESID_POST.fullmatch(str(config["hook_name"]))
-    if match is None:
-        raise RequestError(
-            f"{folder} reads {config['hook_name']!r}; igds takes SAEs on the output of a decoder "
-            "block, as blocks.14.hook_resid_post"
-        )
-    return int(match[1] or match[2])
-
-
-def revision(folder: Path) -> str:
-    """Return the sha256 of the SAE's settings and weights."""
-    digest = hashlib.sha256()
-    for name in (CONFIG, WEIGHTS):
-        with (folder / name).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def read_saelens(folder: Path, layer: int | None = None, release: str | None = None) -> SAE:
-    """Return the SAE of a SAELens folder in canonical form, weights as float32.
-
-    Args:
-        folder: what `SAE.save_model` of sae_lens wrote, or `write_saelens`.
-        layer: the block it must read; its own hook name decides when absent.
-        release: name to quote; the folder's name when absent.
-
-    Raises:
-        RequestError: a file or weight is missing, not supported, or not finite.
+        RequestError: a weight is missing or of another shape, or a setting is not supported.
     """
     config = read_config(folder)
-    found = hook_layer(folder, config)
-    if layer is not None and layer != found:
-        raise RequestError(f"{folder} reads block {found}, not {layer}: mend saes.layer")
-    weights = _weights(folder, config)
+    scale = _input_scale(folder, config, input_scale)
+    d_in, d_sae = (int(setting(folder / CONFIG, config, name)) for name in ("d_in", "d_sae"))
     activation = _ACTIVATIONS[config["architecture"]]
-    return SAE(
-        layer=found,
+    file = WeightFile(folder / WEIGHTS)
+    file.check(_shapes(config["architecture"], d_in, d_sae))
+    weights = _Weights(
+        file=file,
+        architecture=config["architecture"],
+        scale=scale,
+        by_norm=bool(config.get("rescale_acts_by_decoder_norm")),
+    )
+    return StoredSAE(
+        path=folder,
+        files=(folder / CONFIG, folder / WEIGHTS),
+        layer=block_of(folder, str(config["hook_name"]), layer),
+        d_in=d_in,
+        d_sae=d_sae,
         activation=activation,
-        **weights,
         k=int(config["k"]) if activation == "topk" else None,
         apply_b_dec_to_input=bool(config.get("apply_b_dec_to_input", True)),
         hook_name=config["hook_name"],
         neuronpedia_id=config.get("neuronpedia_id"),
         published_l0=_published_l0(folder, config),
         prepend_bos=config.get("prepend_bos"),
-        release=release or folder.name,
-        revision=revision(folder),
+        unit=_unit(config, scale, weights.by_norm),
+        b_dec=file.vector("b_dec") / scale,
+        encoder=weights.encoder,
+        decoder=weights.decoder,
     )
+
+
+FORMAT = Format(name="SAELens", files=(CONFIG, WEIGHTS), open=open_saelens)
 
 
 def write_saelens(
@@ -145,6 +143,7 @@ def write_saelens(
             "sae_lens_version": "6.0.0",
             "hook_name": sae.hook_name,
             "neuronpedia_id": sae.neuronpedia_id,
+            "unit": sae.unit,
             **(metadata or {}),
         },
     }
@@ -155,67 +154,105 @@ def write_saelens(
     save_file(matrices | kept, folder / WEIGHTS)
 
 
+def _input_scale(folder: Path, config: Mapping[str, Any], given: float | None) -> float:
+    """Return the factor of the encoder's input.
+
+    Raises:
+        RequestError: the input is scaled otherwise than by a known factor, or a factor is given
+            for an SAE that has none.
+    """
+    kind = config.get("normalize_activations")
+    kind = {None: "none", False: "none", True: "expected_average_only_in"}.get(kind, kind)
+    if kind == "expected_average_only_in" and given is not None:
+        return given
+    if kind != "none":
+        why = _NORMALIZATIONS.get(kind, "igds does not know it")
+        raise RequestError(f"{folder}: normalize_activations {kind!r}: {why}")
+    if given is not None:
+        raise RequestError(f"{folder}: saes.input_scale, but normalize_activations is 'none'")
+    return 1.0
+
+
 def _published_l0(folder: Path, config: Mapping[str, Any]) -> float | None:
     """Return the l0 that the settings state or that a name gives, as `average_l0_71`."""
     if config["architecture"] == "topk":
         return float(config["k"])
-    stated = (config.get(key) for key in _L0_KEYS)
+    stated = (config.get(key) for key in ("l0", "average_l0", "expected_l0", "target_l0"))
     number = next((value for value in stated if isinstance(value, int | float)), None)
-    if number is not None:
-        return float(number)
-    names = [config.get("sae_id"), config.get("release"), *folder.resolve().parts[::-1]]
-    found = (_L0_NAME.search(str(name)) for name in names)
-    return next((float(match[1]) for match in found if match), None)
+    return l0_in_path(folder) if number is None else float(number)
 
 
-def _check_supported(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise RequestError for what would be read wrongly."""
-    if config["architecture"] not in _ACTIVATIONS:
-        raise RequestError(
-            f"{folder}: architecture {config['architecture']!r} is not supported; supported: "
-            + ", ".join(_ACTIVATIONS)
-        )
-    if config.get("normalize_activations") not in (None, False, "none"):
-        raise RequestError(
-            f"{folder}: normalize_activations {config['normalize_activations']!r} is not "
-            "supported: fold the scaling into the weights with sae_lens first"
-        )
-    if config.get("finetuning_scaling_factor"):
-        raise RequestError(f"{folder}: a finetuning_scaling_factor is not supported")
+def _unit(config: Mapping[str, Any], scale: float, by_norm: bool) -> str:
+    words = [config.get("unit", AS_STORED)]
+    if by_norm:
+        words = ["times decoder norm, as sae_lens with rescale_acts_by_decoder_norm"]
+    if scale != 1:
+        words.append(f"on the input times {scale:.6g}, as sae_lens")
+    return "; ".join(words)
 
 
-def _weights(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the weights in float32, decoder-norm rescaling folded in.
-
-    Raises:
-        RequestError: the file is damaged, a weight is missing, of another shape, or not finite.
-    """
-    try:
-        stored = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise RequestError(f"{folder / WEIGHTS} cannot be read: {error}") from error
-    d_in, d_sae = int(config["d_in"]), int(config["d_sae"])
-    shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}
-    if config["architecture"] == "jumprelu":
-        shapes["threshold"] = (d_sae,)
-    if config["architecture"] == "batchtopk":
+def _shapes(architecture: str, d_in: int, d_sae: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each weight that must be there."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "W_enc": (d_in, d_sae),
+        "W_dec": (d_sae, d_in),
+        "b_dec": (d_in,),
+    }
+    vectors = ("b_gate", "b_mag", "r_mag") if architecture == "gated" else ("b_enc",)
+    if architecture == "jumprelu":
+        vectors += ("threshold",)
+    if _ACTIVATIONS[architecture] == "batchtopk":
         shapes["topk_threshold"] = ()
-    weights = {}
-    for name, shape in shapes.items():
-        if name not in stored:
-            raise RequestError(f"{folder / WEIGHTS} has no {name}; it has {sorted(stored)}")
-        if tuple(stored[name].shape) != shape:
-            got = tuple(stored[name].shape)
-            raise RequestError(f"{folder / WEIGHTS}: {name} is {got}, {CONFIG} says {shape}")
-        if not stored[name].isfinite().all():
-            raise RequestError(f"{folder / WEIGHTS}: {name} has values that are not finite")
-        weights[name] = stored[name].float()
-    if "topk_threshold" in weights:
-        weights["threshold"] = weights.pop("topk_threshold").expand(d_sae).clone()
-    if config.get("rescale_acts_by_decoder_norm"):
-        norms = weights["W_dec"].norm(dim=1).clamp(min=1e-8)
-        weights["W_enc"], weights["b_enc"] = weights["W_enc"] * norms, weights["b_enc"] * norms
-        weights["W_dec"] = weights["W_dec"] / norms[:, None]
-    # Scoring reads single columns of the encoder: they are made contiguous.
-    weights["W_enc"] = weights["W_enc"].T.contiguous().T
-    return weights
+    return shapes | dict.fromkeys(vectors, (d_sae,))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Weights:
+    """The weights of one folder, with the input's scale and the decoder's norms folded in."""
+
+    file: WeightFile
+    architecture: str
+    scale: float
+    by_norm: bool
+    """Whether features compete, and are given, times their decoder norm."""
+
+    def encoder(self, features: Features) -> Encoder:
+        rows = self.file.matrix("W_enc", features, axis=1).mul_(self.scale)
+        if self.architecture == "gated":
+            names = ("r_mag", "b_mag", "b_gate")
+            return gated_encoder(rows, *(self.file.vector(name, features) for name in names))
+        b_enc, threshold = self.file.vector("b_enc", features), None
+        if self.architecture == "jumprelu":
+            threshold = self.file.vector("threshold", features)
+        elif _ACTIVATIONS[self.architecture] == "batchtopk":
+            threshold = self.file.vector("topk_threshold").expand(len(b_enc)).clone()
+        if self.by_norm:
+            norms = _norms(self._decoder(features))
+            rows, b_enc = rows.mul_(norms[:, None]), b_enc * norms
+        return Encoder(rows.T, b_enc, threshold)
+
+    def decoder(self, features: Features) -> Float[Tensor, "features d_in"]:
+        rows = self._decoder(features)
+        return rows.div_(_norms(rows)[:, None]) if self.by_norm else rows
+
+    def _decoder(self, features: Features) -> Float[Tensor, "features d_in"]:
+        return self.file.matrix("W_dec", features, axis=0).div_(self.scale)
+
+
+def _norms(rows: Float[Tensor, "features d_in"]) -> Float[Tensor, " features"]:
+    return rows.norm(dim=1).clamp(min=1e-8)
+
+
+def gated_encoder(
+    rows: Float[Tensor, "features d_in"],
+    r_mag: Float[Tensor, " features"],
+    b_mag: Float[Tensor, " features"],
+    b_gate: Float[Tensor, " features"],
+) -> Encoder:
+    """Return a gated encoder, exactly, as a JumpReLU one.
+
+    With u = x W_enc a gated SAE gives relu(u e^r + b_mag) where u + b_gate > 0. Let
+    pre = u e^r + b_mag: the gate is open where pre > b_mag - b_gate e^r.
+    """
+    gain = r_mag.exp()
+    return Encoder(rows.mul_(gain[:, None]).T, b_mag, b_mag - b_gate * gain)

@@ -1,4 +1,4 @@
-"""The user's cache folder: converted models and digests of large files."""
+"""The user's cache folder: converted models and SAEs, and digests of large files."""
 
 from __future__ import annotations
 

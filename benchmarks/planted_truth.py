@@ -1,0 +1,210 @@
+"""Error rates of the funnel on planted truth: how often it confirms what is not there.
+
+    python benchmarks/planted_truth.py [--runs 400] [--processes 2]
+
+Each run redraws a world of features with per-prompt effects: one helpful feature, a near copy of it
+(the two count as one), a harmful one, one that only moves the first tokens or any response alike,
+and 44 nulls whose effects have mean 0 and the helpful feature's deviation. The real funnel runs on
+it (screen, S1, S2, family test and controls on S3), and what it confirms is counted; in the runs
+without signal the helpful feature and its copy are nulls too.
+
+`false_...` is the share of runs in which anything else than the helpful pair is confirmed, and
+passes at most 0.072 (0.05 and two standard errors of 400 runs); `power_...` that in which the
+helpful pair is, at the given mean over deviation; `coverage` that in which the helpful feature's
+interval on S3 holds its true delta.
+"""
+
+from __future__ import annotations
+
+import argparse
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from _common import print_machine, print_result
+from igds.config.schema import Intervene
+from igds.interventions.controls import CONTROLS
+from igds.interventions.funnel import Funnel, Outcome, run_funnel
+from igds.interventions.samples import SAMPLES
+
+PROMPTS = 100
+"""Prompts a split."""
+NULLS = 44
+DEVIATION = 0.02
+"""Nats a token between prompts, about what is seen on a 135M model."""
+HELPFUL, COPY, HARMFUL, FORMAT = "L1/0", "L2/0", "L1/1", "L1/2"
+SETTINGS = Intervene(screen_keep=48, exact_keep=16, confirm_n=10, top_k=10, controls=99)
+"""`top_k` is the whole family, so that everything confirmed is counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What one run of the funnel confirmed."""
+
+    helpful: bool
+    """The helpful feature or its copy."""
+    false: bool
+    """Anything else."""
+    covered: bool | None
+    """Whether the interval holds the truth; None when the feature did not reach S3."""
+
+
+class World:
+    """Features with true effects, and prompts drawn from them."""
+
+    def __init__(self, seed: int, effect: float) -> None:
+        """Draw the world.
+
+        Args:
+            seed: of everything.
+            effect: the helpful feature's mean over its deviation; 0 for a world without signal.
+        """
+        self.rng = np.random.default_rng(seed)
+        self.mean = {HELPFUL: effect * DEVIATION, COPY: effect * DEVIATION}
+        self.mean |= {HARMFUL: -0.5 * DEVIATION, FORMAT: 0.8 * DEVIATION}
+        self.mean |= {f"L3/{place}": 0.0 for place in range(NULLS)}
+        vectors = self.rng.normal(size=(len(self.mean), 64))
+        self.direction = dict(zip(self.mean, vectors, strict=True))
+        self.direction[COPY] = self.direction[HELPFUL] + 0.2 * self.direction[COPY]
+
+    def exact(self, split: str, features: list[str], contrast: bool) -> pa.Table:
+        """Return fresh deltas of a split; its prompts shift all features alike."""
+        rows = []
+        shared = self.rng.normal(size=PROMPTS) * DEVIATION * 0.5
+        noise = {name: self.noise(shared) for name in features}
+        if COPY in noise and HELPFUL in noise:
+            noise[COPY] = 0.95 * noise[HELPFUL] + np.sqrt(1 - 0.95**2) * noise[COPY]
+        for name in features:
+            spread = noise[name]
+            delta = self.mean[name] + spread
+            # Only the first tokens, and any response: nothing of it is left without them.
+            rest = delta if name != FORMAT else self.noise(shared)
+            beyond = 0.8 * delta if name != FORMAT else self.noise(shared)
+            activation = 2 + self.rng.normal(size=PROMPTS) * 0.5
+            rows.append(
+                {
+                    "feature": [name] * PROMPTS,
+                    "row_id": [f"{split}-{row:03}" for row in range(PROMPTS)],
+                    "activation": activation,
+                    "delta": delta,
+                    "delta_contrast": beyond if contrast else [None] * PROMPTS,
+                    "delta_without_first_5": rest,
+                    "delta_answer": [None] * PROMPTS,
+                    "delta_by_token": [[]] * PROMPTS,
+                }
+            )
+        return pa.concat_tables([pa.table(one, schema=SAMPLES) for one in rows])
+
+    def noise(self, shared: np.ndarray) -> np.ndarray:
+        """Return per-prompt deviations of standard deviation `DEVIATION`."""
+        own = self.rng.normal(size=PROMPTS) * DEVIATION * np.sqrt(0.75)
+        return own + shared
+
+    def screen(self) -> pa.Table:
+        """Return a noisy first-order estimate of each feature's mean effect."""
+        estimate = [mean + self.rng.normal() * DEVIATION / 10 for mean in self.mean.values()]
+        return pa.table({"feature": list(self.mean), "screen": estimate})
+
+    def controls(self, feature: str) -> pa.Table:
+        """Return controls without any effect of their own, and an ablation that undoes it."""
+        size = SETTINGS.controls
+        kinds = ["decoder"] * size + ["residual"] * size + ["dose"]
+        means = self.rng.normal(size=2 * size + 1) * DEVIATION / np.sqrt(PROMPTS)
+        means[-1] -= self.mean[feature]
+        columns = {
+            "feature": [feature] * len(kinds),
+            "kind": kinds,
+            "number": [*range(size), *range(size), 0],
+            "coefficient": [1.0] * (2 * size) + [-1.0],
+            "n": [PROMPTS] * len(kinds),
+            "delta": means,
+            "delta_low": means - DEVIATION / 5,
+            "delta_high": means + DEVIATION / 5,
+        }
+        return pa.table(columns, schema=CONTROLS)
+
+    def run(self) -> Outcome:
+        """Return what the funnel finds."""
+        splits = ("S1", "S2", "S3")
+        return run_funnel(
+            Funnel(
+                settings=SETTINGS,
+                mixed_pool=False,
+                clusters={f"{s}-{r:03}": f"{s}-{r}" for s in splits for r in range(PROMPTS)},
+                specificity_low=dict.fromkeys(self.mean, 0.9),
+                direction=self.direction.__getitem__,
+                seed=0,
+                screen=self.screen,
+                exact=lambda split, features, contrast: self.exact(split, list(features), contrast),
+                commit_plan=lambda _plan: None,
+                controls=self.controls,
+            )
+        )
+
+
+def one_run(seed: int, effect: float) -> Found:
+    """Return what the funnel confirms in one world."""
+    world = World(seed, effect)
+    outcome = world.run()
+    confirmed = set(outcome.task_features["features"])
+    pair = {HELPFUL, COPY} if effect else set()
+    s3 = [
+        row
+        for row in outcome.effects.select(
+            ["feature", "split", "delta_low", "delta_high"]
+        ).to_pylist()
+        if row["split"] == "S3" and row["feature"] == HELPFUL
+    ]
+    truth = world.mean[HELPFUL]
+    return Found(
+        helpful=bool(confirmed & pair),
+        false=bool(confirmed - pair),
+        covered=s3[0]["delta_low"] <= truth <= s3[0]["delta_high"] if s3 else None,
+    )
+
+
+def share(values: list[bool]) -> float:
+    """Return the share of true values."""
+    return sum(values) / len(values)
+
+
+def main() -> None:
+    """Print the machine, the power curve, and the result."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runs", type=int, default=400)
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args()
+    print_machine()
+    found: dict[float, list[Found]] = {}
+    with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
+        for at, effect in enumerate((0.0, 0.2, 0.35, 0.5)):
+            seeds = range(at * 1_000_000, at * 1_000_000 + options.runs)
+            found[effect] = list(pool.map(partial(one_run, effect=effect), seeds, chunksize=5))
+            print(f"mean over deviation {effect}: {summary(found[effect])}")
+    covered = [one.covered for effect in found if effect for one in found[effect]]
+    print_result(
+        runs=options.runs,
+        false_no_signal=share([one.false for one in found[0.0]]),
+        false_signal=share([one.false for one in found[0.5]]),
+        power_020=share([one.helpful for one in found[0.2]]),
+        power_035=share([one.helpful for one in found[0.35]]),
+        power_050=share([one.helpful for one in found[0.5]]),
+        coverage=share([one for one in covered if one is not None]),
+    )
+
+
+def summary(found: list[Found]) -> dict[str, Any]:
+    """Return the shares of one arm, for people to read on the way."""
+    return {
+        "false": share([one.false for one in found]),
+        "helpful": share([one.helpful for one in found]),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""A run's selection as a file for a trainer, with its scores and its stamp beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from igds.errors import RequestError
+from igds.exports.axolotl import write_axolotl
+from igds.exports.formats import Format, Order
+from igds.exports.jsonl import write_jsonl
+from igds.exports.llamafactory import write_llamafactory
+from igds.exports.parquet import write_parquet
+from igds.exports.rows import Chosen
+from igds.exports.trl import write_trl
+from igds.runs.files import read_json, whole_file
+from igds.runs.folder import RunFolder
+
+_WRITERS: Mapping[str, tuple[str, Callable[[Path, Chosen], list[str]]]] = MappingProxyType(
+    {
+        "jsonl": (".jsonl", write_jsonl),
+        "parquet": (".parquet", write_parquet),
+        "trl": (".jsonl", write_trl),
+        "llamafactory": (".jsonl", write_llamafactory),
+        "axolotl": (".jsonl", write_axolotl),
+    }
+)
+"""Format -> ending of its file, and what writes it and returns notes for the user."""
+
+UNCONFIRMED = "UNCONFIRMED"
+
+
+def export_run(folder: RunFolder, path: Path, form: Format, order: Order) -> list[str]:
+    """Write the selected rows of a run and return lines that say what was written.
+
+    Beside the file stand `<name>.scores.parquet` (row_id, pool_score, rank and source of each row,
+    in the order of the file) and, for a run whose features are not confirmed,
+    `<name>.UNCONFIRMED.txt`.
+
+    Raises:
+        RequestError: nothing is selected yet, the file cannot be there, or a row does not go into
+            the format.
+        WorkError: the disk is full.
+    """
+    ending, write = _WRITERS[form]
+    if not (folder.path / "select" / "selection.parquet").exists():
+        raise RequestError(f"{folder.path} has no selection yet: see `igds status {folder.path}`")
+    if path.suffix != ending:
+        raise RequestError(f"{path} does not end in {ending}, as a file for {form} does")
+    if not path.parent.is_dir():
+        raise RequestError(f"{path.parent} is not a folder")
+    selection = folder.table("select/selection.parquet")
+    rank = selection["rank"].fill_null(0).to_numpy() if order == "rank" else None
+    rows = Chosen(folder.path / "index", selection["selected"].to_numpy(), rank)
+    stamp, notice = _stamp(folder), path.with_name(f"{path.stem}.{UNCONFIRMED}.txt")
+    if stamp is not None:
+        with whole_file(notice) as file:
+            file.write(f"{stamp}\n".encode())
+    notes = write(path, rows)
+    _write_scores(path, rows, selection, {"format": form, "order": order, "stamp": stamp})
+    if stamp is None:
+        notice.unlink(missing_ok=True)
+    return [f"{path}: {len(rows.places)} rows", *notes, *([stamp] if stamp else [])]
+
+
+def _stamp(folder: RunFolder) -> str | None:
+    """Return what must be said of the run's features, None when they are confirmed or not used."""
+    found = read_json(folder.path / "intervene" / "task_features.json") or {}
+    if found.get("outcome") != UNCONFIRMED.lower():
+        return None
+    return (
+        f"{UNCONFIRMED}: no feature behind this selection has passed a family-wise test "
+        f"({found['reason']})"
+    )
+
+
+def _write_scores(path: Path, rows: Chosen, selection: pa.Table, facts: dict[str, Any]) -> None:
+    """Write the rows' scores, in the order of the rows."""
+    taken = selection.select(["row_id", "pool_score", "rank"]).take(pa.array(rows.places))
+    batches = list(rows.batches(["row_id", "source"]))
+    named = pa.Table.from_batches(batches).cast(
+        pa.schema([("row_id", pa.string()), ("source", pa.string())])
+    )
+    assert named["row_id"].equals(taken["row_id"]), "the selection is of another index"
+    metadata = {key: value for key, value in facts.items() if value is not None}
+    table = taken.append_column("source", named["source"]).replace_schema_metadata(
+        {"igds": json.dumps(metadata)}
+    )
+    with whole_file(path.with_name(f"{path.stem}.scores.parquet")) as file:
+        pq.write_table(table, file, compression="zstd")

@@ -1,0 +1,169 @@
+"""Amplitude-matched controls: the same push in other directions, and the same direction in doses.
+
+A control adds `u * a_f(x) * |W_dec[f]|` at the read position: what amplifying the feature adds, but
+along the unit vector u. A feature whose delta is no larger than theirs is a push, not a meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Float
+
+from igds.data.seeds import seeded_bits
+from igds.errors import RequestError
+from igds.stats.bootstrap import paired_bootstrap
+
+DOSES = (-1.0, -0.5, 0.5, 2.0)
+"""Coefficients beside the run's own; at -1 the feature is ablated."""
+UNLIKE = 0.3
+"""Decoder cosine below which another feature counts as another direction."""
+QUANTILE = 0.95
+"""Share of the controls of a kind that a feature's delta must exceed."""
+MATCHED = ("decoder", "residual", "isotropic")
+"""Kinds drawn many times: rows of the decoder, draws from the residuals' covariance at t*, and
+directions without preference."""
+
+CONTROLS = pa.schema(
+    {
+        "feature": pa.string(),
+        "kind": pa.string(),
+        "number": pa.int32(),
+        "coefficient": pa.float64(),
+        "n": pa.int32(),
+        "delta": pa.float64(),
+        "delta_low": pa.float64(),
+        "delta_high": pa.float64(),
+    }
+)
+"""Columns of `intervene/controls.parquet`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Controls:
+    """The vectors that stand in for one feature, and what each is."""
+
+    kinds: tuple[str, ...]
+    """`decoder`, `residual`, `isotropic`, `mean`, `difference` or `dose`."""
+    coefficients: tuple[float, ...]
+    """Multiple of the feature's own contribution in size."""
+    vectors: Float[np.ndarray, "controls d_model"]
+    """What is added for an activation of 1, float32."""
+
+
+def make_controls(
+    feature: str,
+    direction: Float[np.ndarray, " d_model"],
+    decoder: Float[np.ndarray, "features d_model"],
+    task: Float[np.ndarray, "task d_model"],
+    other: Float[np.ndarray, "control d_model"],
+    *,
+    draws: int,
+    coefficient: float,
+    seed: int,
+) -> Controls:
+    """Return the controls of one feature: `draws` of each matched kind, the two means, the doses.
+
+    Args:
+        feature: its name, part of the seed.
+        direction: its decoder row.
+        decoder: decoder rows of the same SAE.
+        task: residuals at t* of task prompts, from which no delta is measured.
+        other: residuals at t* of control prompts.
+        draws: controls a matched kind.
+        coefficient: the run's own.
+        seed: the run's.
+
+    Raises:
+        RequestError: the SAE has too few features of another direction.
+    """
+    rng = np.random.default_rng(seeded_bits(seed, "intervene/controls", feature))
+    unit = _unit(decoder)
+    unlike = np.flatnonzero(np.abs(unit @ _unit(direction[None])[0]) < UNLIKE)
+    if len(unlike) < draws:
+        raise RequestError(
+            f"{feature}: only {len(unlike)} features of its SAE point elsewhere (|cos| under "
+            f"{UNLIKE}): set intervene.controls to at most that (now {draws})"
+        )
+    centre = task.mean(axis=0)
+    families = {
+        "decoder": unit[rng.choice(unlike, draws, replace=False)],
+        # a weighted sum of centred rows has their covariance
+        "residual": _unit(rng.normal(size=(draws, len(task))) @ (task - centre)),
+        "isotropic": _unit(rng.normal(size=(draws, len(direction)))),
+        "mean": _unit(centre[None]),
+        "difference": _unit((centre - other.mean(axis=0))[None]),
+        "dose": np.stack([direction / np.linalg.norm(direction)] * len(DOSES)),
+    }
+    sizes = {kind: [coefficient] * len(rows) for kind, rows in families.items()}
+    sizes["dose"] = list(DOSES)
+    norm = np.linalg.norm(direction)
+    scales = np.concatenate([sizes[kind] for kind in families])[:, None] * norm
+    return Controls(
+        kinds=tuple(kind for kind, rows in families.items() for _ in rows),
+        coefficients=tuple(size for kind in families for size in sizes[kind]),
+        vectors=(scales * np.concatenate(list(families.values()))).astype(np.float32),
+    )
+
+
+def control_effects(
+    feature: str,
+    controls: Controls,
+    deltas: Float[np.ndarray, "prompts controls"],
+    clusters: Sequence[str],
+    *,
+    seed: int,
+) -> pa.Table:
+    """Return each control's mean delta with its interval, with the columns of `CONTROLS`."""
+    rows, seen = [], dict.fromkeys(controls.kinds, 0)
+    for place, kind in enumerate(controls.kinds):
+        found = paired_bootstrap(deltas[:, place], clusters, seed=seed)
+        rows.append(
+            {
+                "feature": feature,
+                "kind": kind,
+                "number": seen[kind],
+                "coefficient": controls.coefficients[place],
+                "n": len(deltas),
+                "delta": found.mean,
+                "delta_low": None if np.isnan(found.low) else found.low,
+                "delta_high": None if np.isnan(found.high) else found.high,
+            }
+        )
+        seen[kind] += 1
+    return pa.Table.from_pylist(rows, schema=CONTROLS)
+
+
+def beaten_by(delta: float, effects: pa.Table) -> str:
+    """Return which controls do as well as the feature; empty when it beats them.
+
+    It must exceed the 95th percentile of the decoder rows and of the residual draws.
+    """
+    for kind, words in (
+        ("decoder", "other decoder rows of its SAE"),
+        ("residual", "draws from the residuals' covariance"),
+    ):
+        own = effects.filter(pc.equal(effects["kind"], kind))["delta"].to_numpy()
+        bar = np.quantile(own, QUANTILE, method="higher")
+        if not delta > bar:
+            return f"{words}, pushed as far, reach {bar:+.4f} at their 95th percentile"
+    return ""
+
+
+def two_sided(effect: Mapping[str, Any], effects: pa.Table) -> bool:
+    """Return whether amplification raises the score and ablation lowers it, by their intervals."""
+    ablated = effects.filter(pc.equal(effects["kind"], "dose"))
+    ablated = ablated.filter(pc.equal(ablated["coefficient"], -1.0)).to_pylist()[0]
+    low, high = effect["delta_low"], ablated["delta_high"]
+    return low is not None and high is not None and low > 0 > high
+
+
+def _unit(rows: Float[np.ndarray, "rows d_model"]) -> Float[np.ndarray, "rows d_model"]:
+    """Return the rows at length 1; rows of length 0 stay."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norms > 0, norms, 1.0)

@@ -1,0 +1,157 @@
+"""Generated outputs under amplification: candidates decoded together from one shared prompt."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from igds.interventions.exact import Prefix, share
+from igds.models.blocks import decoder
+from igds.models.decode import Choose, decode
+from igds.models.edit import Change, branch, edit
+from igds.models.likelihood import head_logits
+from igds.saes.sae import FeatureEncoder
+
+if TYPE_CHECKING:
+    from transformers import Cache, PreTrainedModel
+
+
+@torch.no_grad()
+def branches(
+    model: PreTrainedModel, prefix: Prefix, edits: Mapping[int, Float[Tensor, "edits d_model"]]
+) -> tuple[Cache, Float[Tensor, "rows vocab"]]:
+    """Return the cache after t* and the next token's logits: row 0 unedited, then each edit.
+
+    Edits at t* of different blocks share one cache, as they differ only in it.
+
+    Args:
+        model: a causal model in eval mode.
+        prefix: of the prompt; it stays untouched.
+        edits: block -> vectors that are added to its output at t*, one row each.
+    """
+    parts, rows = [], []
+    for layer, vectors in edits.items():
+        cache = share(_started(model, prefix), expand_after=layer, rows=1 + len(vectors))
+        token = torch.tensor([[prefix.token]], device=model.device)
+        with edit(model, layer, branch(vectors, 0)) as calls:
+            hidden = decoder(model)(
+                input_ids=token, past_key_values=cache, use_cache=True
+            ).last_hidden_state
+        assert calls == [1 + len(vectors)], f"the edit of block {layer} fired {len(calls)} times"
+        for place, own in enumerate(cache.layers):
+            if place <= layer:
+                own.batch_repeat_interleave(1 + len(vectors))
+        first = 0 if not parts else 1  # one unedited row is enough
+        parts.append((cache, first))
+        rows.append(head_logits(model, hidden[:, -1])[first:])
+    return _joined(parts), torch.cat(rows)
+
+
+def generate_read(
+    model: PreTrainedModel,
+    prefix: Prefix,
+    edits: Mapping[int, Float[Tensor, "edits d_model"]],
+    *,
+    choose: Choose,
+    samples: int,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+) -> list[list[list[int]]]:
+    """Return outputs [1 + edits][samples] as token ids: edited at t* only, all blocks together."""
+    cache, logits = branches(model, prefix, edits)
+    cache.batch_repeat_interleave(samples)
+    found = decode(
+        model,
+        cache,
+        logits.repeat_interleave(samples, dim=0),
+        choose=choose,
+        max_new_tokens=max_new_tokens,
+        stop_ids=stop_ids,
+    )
+    return [found[start : start + samples] for start in range(0, len(found), samples)]
+
+
+def generate_always(
+    model: PreTrainedModel,
+    prefix: Prefix,
+    sae: FeatureEncoder,
+    indices: Sequence[int],
+    coefficient: float,
+    *,
+    choose: Choose,
+    samples: int,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+) -> list[list[list[int]]]:
+    """Return outputs [1 + features][samples]: edited at t* and at every later token.
+
+    The activation is computed from the state that enters the hook at each step, so a feature that
+    falls silent adds nothing more. All features are of one block.
+    """
+    state = prefix.states[sae.layer].cpu()
+    acts = sae.encode_columns(state[None], indices)[0]
+    vectors = coefficient * acts[:, None] * sae.decoder_rows(indices)
+    cache, logits = branches(model, prefix, {sae.layer: vectors.to(model.device)})
+    cache.batch_repeat_interleave(samples)
+    owner = torch.arange(1 + len(indices)).repeat_interleave(samples)
+    with edit(model, sae.layer, amplified(sae, indices, coefficient, owner)) as calls:
+        found = decode(
+            model,
+            cache,
+            logits.repeat_interleave(samples, dim=0),
+            choose=choose,
+            max_new_tokens=max_new_tokens,
+            stop_ids=stop_ids,
+        )
+    assert set(calls) <= {len(owner)}, f"the edit saw batches of {sorted(set(calls))} rows"
+    return [found[start : start + samples] for start in range(0, len(found), samples)]
+
+
+def amplified(
+    sae: FeatureEncoder, indices: Sequence[int], coefficient: float, owner: Int[Tensor, " rows"]
+) -> Change:
+    """Return the change that amplifies a feature of its own in each row, at each token it is given.
+
+    Args:
+        sae: that of the block.
+        indices: features.
+        coefficient: multiple of the feature's own contribution that is added.
+        owner: 0 for rows that stay as they are, else 1 + the place of the row's feature.
+    """
+    live = owner > 0
+    places, directions = owner[live] - 1, sae.decoder_rows(indices)
+
+    def change(hidden: Float[Tensor, "rows seq d_model"]) -> Float[Tensor, "rows seq d_model"]:
+        rows = hidden[live.to(hidden.device)].float().cpu()
+        flat = sae.encode_columns(rows.flatten(0, 1), indices).view(*rows.shape[:2], len(indices))
+        acts = flat.gather(2, places[:, None, None].expand(-1, rows.shape[1], 1))
+        added = coefficient * acts * directions[places][:, None]
+        changed = hidden.clone()
+        changed[live.to(hidden.device)] += added.to(hidden)
+        return changed
+
+    return change
+
+
+def _started(model: PreTrainedModel, prefix: Prefix) -> Cache:
+    """Return the prompt's cache before t*, an empty one where the prompt is a single token."""
+    from transformers import DynamicCache
+
+    return prefix.cache or DynamicCache(config=decoder(model).config)
+
+
+def _joined(parts: Sequence[tuple[Cache, int]]) -> Cache:
+    """Return one cache with the rows of all, from the given first row of each."""
+    whole = copy.copy(parts[0][0])
+    whole.layers = []
+    for place, layer in enumerate(parts[0][0].layers):
+        own = copy.copy(layer)
+        own.keys = torch.cat([cache.layers[place].keys[first:] for cache, first in parts])
+        own.values = torch.cat([cache.layers[place].values[first:] for cache, first in parts])
+        whole.layers.append(own)
+    return whole

@@ -1,0 +1,148 @@
+"""Generated outputs of features on examples: unedited, and edited at each position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from igds.features import FeatureId
+from igds.interventions.exact import Prefix, run_prefix
+from igds.interventions.examples import Example
+from igds.interventions.generated import generate_always, generate_read
+from igds.interventions.paper import OUTPUTS
+from igds.interventions.rules import amplify
+from igds.interventions.screen import group_by_layer
+from igds.models.decode import Choose, greedy, keyed_sampling
+from igds.saes.sae import FeatureEncoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Outputs = list[list[list[int]]]
+"""[1 + candidates][samples] token ids, the unedited ones first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """How outputs are generated; plain JSON values."""
+
+    coefficient: float
+    """Multiple of the feature's own contribution that is added."""
+    max_new_tokens: int
+    samples: int
+    temperature: float
+    """0 is greedy."""
+    seed: int
+    batch_tokens: int
+    """Tokens of prompt and output that a decode batch holds, all rows together."""
+
+    def rows(self, prompt: int) -> int:
+        """Return how many candidates fit beside the unedited row, at least one."""
+        row = (prompt + self.max_new_tokens) * self.samples
+        return max(1, self.batch_tokens // row - 1)
+
+    def choice(self, row_id: str, candidates: int) -> Choose:
+        """Return how tokens are picked for a batch of 1 + candidates rows of samples."""
+        if self.temperature == 0:
+            return greedy
+        owner = list(range(self.samples)) * (1 + candidates)
+        return keyed_sampling(self.seed, row_id, owner, self.temperature)
+
+
+def generated_outputs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    saes: Sequence[FeatureEncoder],
+    features: Sequence[FeatureId],
+    examples: Sequence[Example],
+    settings: Generation,
+) -> pa.Table:
+    """Return one row an example, position, feature and sample, with the columns of `OUTPUTS`.
+
+    A feature that is inactive at t* cannot change anything at position `read`: its output is the
+    unedited one, without a run of its own.
+    """
+    stops = stop_ids(model, tokenizer)
+    rows: list[dict[str, object]] = []
+
+    def keep(row_id: str, position: str | None, feature: str | None, outputs: list) -> None:
+        for sample, ids in enumerate(outputs):
+            text = tokenizer.decode(ids, skip_special_tokens=True)
+            row = {"row_id": row_id, "position": position, "feature": feature}
+            rows.append({**row, "sample": sample, "text": text})
+
+    for example in examples:
+        grouped = group_by_layer(saes, features)
+        prefix = run_prefix(model, example.prompt_ids, [sae.layer for sae, _ in grouped])
+        original, read = _read(model, prefix, grouped, example.row_id, settings, stops)
+        keep(example.row_id, None, None, original)
+        for feature, outputs in read.items():
+            keep(example.row_id, "read", str(feature), outputs)
+        for sae, indices in grouped:
+            size = settings.rows(prefix.length)
+            for start in range(0, len(indices), size):
+                chunk = indices[start : start + size]
+                found = generate_always(
+                    model, prefix, sae, chunk, settings.coefficient,
+                    choose=settings.choice(example.row_id, len(chunk)), samples=settings.samples,
+                    max_new_tokens=settings.max_new_tokens, stop_ids=stops,
+                )  # fmt: skip
+                for index, outputs in zip(chunk, found[1:], strict=True):
+                    name = str(FeatureId(sae.layer, index))
+                    keep(example.row_id, "generated", name, outputs)
+    return pa.Table.from_pylist(rows, schema=OUTPUTS)
+
+
+def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that end an output: those of the model's generation config and the EOS."""
+    named = getattr(model.generation_config, "eos_token_id", None)
+    ids = named if isinstance(named, list) else [named]
+    return sorted({id for id in (*ids, tokenizer.eos_token_id) if id is not None})
+
+
+def _read(
+    model: PreTrainedModel,
+    prefix: Prefix,
+    grouped: Sequence[tuple[FeatureEncoder, list[int]]],
+    row_id: str,
+    settings: Generation,
+    stops: Sequence[int],
+) -> tuple[list[list[int]], dict[FeatureId, list[list[int]]]]:
+    """Return the unedited outputs, and those of each feature edited at t* alone."""
+    live, silent = [], []
+    for sae, indices in grouped:
+        acts = sae.encode_columns(prefix.states[sae.layer].cpu()[None], indices)[0]
+        vectors = amplify(acts, sae.decoder_rows(indices), settings.coefficient)
+        for index, vector in zip(indices, vectors, strict=True):
+            feature = FeatureId(sae.layer, index)
+            (live if vector.any() else silent).append((feature, vector.to(model.device)))
+    size, found = settings.rows(prefix.length), {}
+    original: list[list[int]] = []
+    for start in range(0, max(1, len(live)), size):
+        chunk = live[start : start + size]
+        layers = sorted({feature.layer for feature, _ in chunk}) or [grouped[0][0].layer]
+        ordered = sorted(chunk, key=lambda pair: pair[0].layer)
+        edits = {
+            layer: _stacked([v for f, v in ordered if f.layer == layer], prefix.states[layer])
+            for layer in layers
+        }
+        outputs = generate_read(
+            model, prefix, edits, choose=settings.choice(row_id, len(chunk)),
+            samples=settings.samples, max_new_tokens=settings.max_new_tokens, stop_ids=stops,
+        )  # fmt: skip
+        original = outputs[0]
+        found |= dict(zip((feature for feature, _ in ordered), outputs[1:], strict=True))
+    return original, found | {feature: original for feature, _ in silent}
+
+
+def _stacked(
+    vectors: Sequence[Float[Tensor, " d_model"]], like: Float[Tensor, " d_model"]
+) -> Float[Tensor, "edits d_model"]:
+    """Return the vectors as rows, none where there are none."""
+    return torch.stack(list(vectors)) if vectors else like.new_empty(0, len(like))

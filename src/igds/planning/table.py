@@ -1,0 +1,79 @@
+"""The plan of a run as a table for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from igds.config.load import ConfigFile
+from igds.data.index import load_index
+from igds.executors.make import worker_threads
+from igds.models.load import describe, resolve_model
+from igds.planning.costs import Cost, SetTokens, forward_equivalents, stage_costs
+from igds.planning.measure import model_sizes, multiply_adds_a_second
+from igds.saes.load import locate_saes, open_sae
+
+COLUMNS = ("step", "tokens", "forward equivalents", "TFLOP", "weights MB", "time")
+SETS = ("prior", "validation", "control", "control_other", "task_other")
+
+
+def plan_table(
+    file: ConfigFile, run: Path
+) -> tuple[tuple[str, ...], list[tuple[str, int, int, float, int, str]], list[str]]:
+    """Return columns, a row a step, and notes in words.
+
+    Args:
+        file: what `igds.load_config` returns.
+        run: the run folder, whose index is done.
+    """
+    config = file.config
+    spec = resolve_model(config.model, config.runtime.device, file.base)
+    shape, sizes = describe(spec), model_sizes(spec)
+    saes = locate_saes(config.saes, file.base, shape.d_model, shape.n_blocks)
+    widths = {layer: open_sae(sae).d_sae for layer, sae in saes.items()}
+    costs = stage_costs(config, sizes, _sets(run / "index"), widths)
+    speed = multiply_adds_a_second(
+        spec, sizes, config.runtime.batch_tokens, worker_threads(config.runtime)
+    )
+    speed *= config.runtime.workers
+
+    def row(cost: Cost) -> tuple[str, int, int, float, int, str]:
+        equivalents = round(forward_equivalents(cost, sizes))
+        time = in_words(cost.multiply_adds / speed)
+        flop = 2 * cost.multiply_adds / 1e12
+        return cost.step, cost.tokens, equivalents, flop, cost.memory >> 20, time
+
+    total = sum(cost.multiply_adds for cost in costs)
+    notes = [
+        f"all together about {in_words(total / speed)} with {config.runtime.workers} worker(s) on "
+        f"{spec.device}, at {2 * speed / 1e9:.0f} GFLOP/s as just measured",
+        "a forward equivalent is one token through the whole model; features are taken to sit at "
+        f"block {min(widths)}, the first with an SAE, and the pool to be read up to block "
+        f"{max(widths)}, the last",
+    ]
+    return COLUMNS, [row(cost) for cost in costs], notes
+
+
+def in_words(seconds: float) -> str:
+    """Return a time as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _sets(index: Path) -> dict[str, SetTokens]:
+    """Return set -> rows and tokens with status ok; sets that the run lacks are left out."""
+    folders = {"pool": index, **{name: index / name for name in SETS}}
+    return {name: _tokens(folder) for name, folder in folders.items() if any(folder.glob("rows-*"))}
+
+
+def _tokens(folder: Path) -> SetTokens:
+    table = load_index(folder, ["status", "n_prompt_tokens", "n_response_tokens"])
+    table = table.filter(pc.equal(table["status"], "ok"))
+    prompt, response = (
+        pc.sum(table[column]).as_py() or 0 for column in ("n_prompt_tokens", "n_response_tokens")
+    )
+    return SetTokens(rows=len(table), prompt=prompt, response=response)

@@ -1,0 +1,82 @@
+"""Transfer, a part of intervene: the task features in the model that will be trained."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from igds.data.splits import confirmation_rows
+from igds.models.load import ModelSpec, describe, model_identity
+from igds.reading.transfer import obstacle, transfer_table
+from igds.reading.work import n_rows, row_ranges
+from igds.runs.stage import Stage
+from igds.stages.context import Context
+
+VERSION = 1
+SETS = ("prior", "validation", "control")
+
+
+def measure_transfer(context: Context) -> None:
+    """Write `transfer/` when `model.train_id` is another model and there are task features."""
+    trained, features = context.train_model, [str(feature) for feature in context.task_features]
+    if trained is None or not features:
+        return
+    identity = context.stage_identity(
+        VERSION,
+        features=features,
+        saes=context.sae_identity,
+        model=model_identity(trained),
+        splits=context.split_sizes,
+        seed=context.config.seed,
+        inputs=context.input_identity("index"),
+    )
+    stage = context.open_stage("transfer", identity, replace=True)
+    if stage.done:
+        return
+    reason = obstacle(describe(context.model), describe(trained))
+    if reason is None:
+        stage.write_table("features.parquet", _measure(context, stage, trained, features))
+        shutil.rmtree(stage.path / "shards")
+    summary = {"model": trained.id, "revision": trained.revision, "reason": reason}
+    stage.write_json("summary.json", summary)
+    stage.commit()
+
+
+def _measure(context: Context, stage: Stage, trained: ModelSpec, features: list[str]) -> pa.Table:
+    """Return the table of transfer, read as recall reads: without the rows of split S3."""
+    shards, names = [], []
+    for name in SETS:
+        ranges = row_ranges(context.run.path / "index" / name, stage.plan["shard_rows"])
+        shards += ranges
+        names += [f"shards/{name}-{place:05d}.parquet" for place in range(len(ranges))]
+    missing = [place for place, name in enumerate(names) if not stage.has(name)]
+    context.run_shards(
+        "igds.reading.transfer:TransferWork",
+        {
+            "model": asdict(trained),
+            "features": features,
+            "saes": context.sae_arguments(f.layer for f in context.task_features),
+            "chat": context.config.prompts.chat_template,
+            "batch_tokens": stage.plan["batch_tokens"],
+        },
+        [shards[place] for place in missing],
+        stage.plan,
+        lambda place, table: stage.write_table(names[missing[place]], table),
+        "intervene: reading prompts by the model to be trained",
+        [n_rows(shards[place]) for place in missing],
+    )
+    empty = pa.table({name: pa.array([], pa.float32()) for name in features})
+    parts = {name: sorted((stage.path / "shards").glob(f"{name}-*.parquet")) for name in SETS}
+    prior, validation, control = (
+        pa.concat_tables([pq.read_table(part) for part in parts[name]]) if parts[name] else empty
+        for name in SETS
+    )
+    sealed = confirmation_rows(
+        context.run.path / "index" / "validation", context.config.seed, context.split_sizes
+    )
+    validation = validation.filter(pc.invert(pc.is_in(validation["row_id"], value_set=sealed)))
+    return transfer_table(features, prior, validation, control)

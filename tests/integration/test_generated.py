@@ -1,0 +1,211 @@
+"""Candidates decoded together say what each would say alone, by plain hooks and full forwards."""
+
+import pytest
+import torch
+from tests.helpers import (
+    FAMILIES,
+    PLANTED,
+    planted_model,
+    planted_rows,
+    planted_sae,
+    tiny_model,
+    tiny_tokenizer,
+)
+
+from igds.features import FeatureId
+from igds.interventions.exact import run_prefix
+from igds.interventions.examples import make_examples
+from igds.interventions.generated import branches, generate_always, generate_read
+from igds.interventions.outputs import Generation, generated_outputs
+from igds.models.blocks import decoder_blocks
+from igds.models.decode import greedy, keyed_sampling
+
+PROMPT = [1, *range(40, 60)]
+STEPS = 8
+
+
+def alone(model, prompt, layer, change, choose=greedy, samples=1, steps=STEPS):
+    """Return each sample's tokens by one full forward a token, `change` as a plain hook."""
+    found = []
+    for sample in range(samples):
+        ids = list(prompt)
+        for step in range(steps):
+            hook = lambda _b, _i, output: change(output)  # noqa: E731
+            handle = decoder_blocks(model)[layer].register_forward_hook(hook)
+            with torch.no_grad():
+                logits = model(torch.tensor([ids]), use_cache=False).logits[:, -1]
+            handle.remove()
+            rows = logits.repeat(sample + 1, 1)
+            ids.append(int(choose(step, rows)[sample]))
+        found.append(ids[len(prompt) :])
+    return found
+
+
+def add_at_read(vector, place):
+    def change(output):
+        changed = output.clone()
+        changed[:, place] += vector
+        return changed
+
+    return change
+
+
+def some_vectors(n, seed=0):
+    return 3 * torch.randn(n, 32, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, [7]])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_edits_at_t_star_of_several_blocks_decode_as_each_alone(family, prompt):
+    model, edits = tiny_model(family), {0: some_vectors(2), 2: some_vectors(3, seed=1)}
+    prefix = run_prefix(model, prompt, [0, 2])
+    cache, logits = branches(model, prefix, edits)
+    assert logits.shape[0] == 6
+    assert all(layer.keys.shape[0] == 6 for layer in cache.layers)
+    found = generate_read(
+        model, prefix, edits, choose=greedy, samples=1, max_new_tokens=STEPS, stop_ids=[]
+    )
+    expected = [alone(model, prompt, 0, lambda output: output)]
+    for layer, vectors in edits.items():
+        for vector in vectors:
+            expected.append(alone(model, prompt, layer, add_at_read(vector, len(prompt) - 1)))
+    assert found == expected
+    assert len({str(output) for output in found}) > 1
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_sampling_noise_is_keyed_and_not_of_the_batch(family):
+    model, edits = tiny_model(family), {1: some_vectors(2)}
+    prefix = run_prefix(model, PROMPT, [1])
+
+    def sampled(edits, samples):
+        owner = list(range(samples)) * (1 + sum(map(len, edits.values())))
+        return generate_read(
+            model, prefix, edits, choose=keyed_sampling(5, "row", owner, 0.7), samples=samples,
+            max_new_tokens=STEPS, stop_ids=[],
+        )  # fmt: skip
+
+    found = sampled(edits, 3)
+    for row, vector in enumerate([torch.zeros(32), *edits[1]]):
+        choose = keyed_sampling(5, "row", range(3), 0.7)
+
+        def padded(step, logits, choose=choose):
+            return choose(step, logits.repeat(3, 1)[:3])
+
+        assert found[row] == alone(
+            model, PROMPT, 1, add_at_read(vector, len(PROMPT) - 1), padded, samples=3
+        )
+    assert [row[:2] for row in found] == sampled(edits, 2)
+    assert sampled({1: edits[1][1:]}, 3)[1] == found[2]
+    assert found[0][0] != found[0][1]
+
+
+def test_no_edit_is_the_unedited_arm():
+    model = tiny_model()
+    prefix = run_prefix(model, PROMPT, [1])
+    found = generate_read(
+        model, prefix, {1: torch.zeros(2, 32)}, choose=greedy, samples=1, max_new_tokens=STEPS,
+        stop_ids=[],
+    )  # fmt: skip
+    assert found[0] == found[1] == found[2]
+
+
+def test_amplified_at_every_token_recomputes_the_activation():
+    model, sae = planted_model(), planted_sae()
+    prompt = planted_rows(1)[0][0]
+    indices, coefficient = list(range(len(PLANTED))), 1.5
+
+    def amplify(index):
+        def change(output):
+            changed = output.clone()
+            states = output[0, len(prompt) - 1 :]
+            acts = sae.encode(states)[:, index]
+            changed[0, len(prompt) - 1 :] += coefficient * acts[:, None] * sae.W_dec[index]
+            return changed
+
+        return change
+
+    prefix = run_prefix(model, prompt, [sae.layer])
+    found = generate_always(
+        model, prefix, sae, indices, coefficient, choose=greedy, samples=1,
+        max_new_tokens=STEPS, stop_ids=[],
+    )  # fmt: skip
+    assert found[0] == alone(model, prompt, sae.layer, lambda output: output)
+    for place, index in enumerate(indices):
+        assert found[1 + place] == alone(model, prompt, sae.layer, amplify(index))
+    assert len({str(output) for output in found}) > 1
+
+
+def test_a_row_ends_at_its_stop_token():
+    model = tiny_model()
+    prefix = run_prefix(model, PROMPT, [1])
+    edits = {1: some_vectors(3)}
+    options = {"choose": greedy, "samples": 1, "max_new_tokens": STEPS}
+    free = generate_read(model, prefix, edits, stop_ids=[], **options)
+    stop = free[0][0][3]
+    cut = generate_read(model, prefix, edits, stop_ids=[stop], **options)
+    for (whole,), (ended,) in zip(free, cut, strict=True):
+        end = whole.index(stop) if stop in whole else len(whole)
+        assert ended == whole[:end]
+
+
+def generation(**changes):
+    settings = {
+        "coefficient": 2.0,
+        "max_new_tokens": STEPS,
+        "samples": 1,
+        "temperature": 0.0,
+        "seed": 0,
+        "batch_tokens": 4096,
+    }
+    return Generation(**settings | changes)
+
+
+def examples():
+    prompts, responses = planted_rows(3)
+    return make_examples(["a", "b", "c"], prompts, responses)
+
+
+FEATURES = [FeatureId(1, index) for index in range(len(PLANTED))]
+
+
+def test_unedited_outputs_are_those_of_transformers():
+    model, tokenizer = planted_model(), tiny_tokenizer(bos=False)
+    found = generated_outputs(
+        model, tokenizer, [planted_sae()], FEATURES, examples(), generation()
+    ).to_pylist()
+    for example in examples():
+        ids = torch.tensor([example.prompt_ids])
+        whole = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=STEPS
+        )[0, ids.shape[1] :]
+        (own,) = [r for r in found if r["row_id"] == example.row_id and r["feature"] is None]
+        assert own["text"] == tokenizer.decode(whole, skip_special_tokens=True)
+    keys = {(row["row_id"], row["position"], row["feature"], row["sample"]) for row in found}
+    assert len(keys) == len(found) == 3 * (1 + 2 * len(FEATURES))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_outputs_do_not_depend_on_the_batch(temperature):
+    model, tokenizer = planted_model(), tiny_tokenizer(bos=False)
+    samples = 1 if temperature == 0 else 3
+    whole, parts = (
+        generated_outputs(
+            model, tokenizer, [planted_sae()], FEATURES, examples(),
+            generation(temperature=temperature, samples=samples, batch_tokens=size),
+        )
+        for size in (100_000, 1)
+    )  # fmt: skip
+    assert whole.equals(parts)
+    assert len(set(whole["text"].to_pylist())) > 3
+
+
+def test_a_feature_that_is_silent_at_t_star_changes_nothing_there():
+    model, tokenizer, sae = planted_model(), tiny_tokenizer(bos=False), planted_sae()
+    silent = FEATURES[-1]
+    found = generated_outputs(model, tokenizer, [sae], [silent], examples(), generation())
+    by_position = {
+        position: [r["text"] for r in found.to_pylist() if r["position"] == position]
+        for position in (None, "read")
+    }
+    assert by_position["read"] == by_position[None]

@@ -1,0 +1,172 @@
+"""Controls by their geometry, evidence by hand and by simulation."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from igds.errors import RequestError
+from igds.interventions.confirm import (
+    ALPHA,
+    Evidence,
+    delta_matrix,
+    family_evidence,
+    prompts_needed,
+    split_half_spearman,
+    top_share,
+    unconfirmed,
+)
+from igds.interventions.controls import (
+    DOSES,
+    MATCHED,
+    beaten_by,
+    control_effects,
+    make_controls,
+    two_sided,
+)
+from igds.interventions.samples import SAMPLES
+
+RNG = np.random.default_rng(0)
+DECODER = RNG.normal(size=(200, 16)) * RNG.uniform(0.5, 2, (200, 1))
+DECODER[1] = 3 * DECODER[0]
+TASK = RNG.normal(size=(50, 4)) @ RNG.normal(size=(4, 16)) + 1
+OTHER = RNG.normal(size=(40, 16))
+
+
+def controls(feature="L1/0", draws=30, seed=0, coefficient=1.0):
+    return make_controls(
+        feature, DECODER[0], DECODER, TASK, OTHER, draws=draws, coefficient=coefficient, seed=seed
+    )
+
+
+def of_kind(found, kind):
+    return found.vectors[[k == kind for k in found.kinds]]
+
+
+def test_controls_are_pushes_of_one_size_in_other_directions():
+    found = controls(coefficient=0.5)
+    norm = np.linalg.norm(DECODER[0])
+    for kind in (*MATCHED, "mean", "difference"):
+        vectors = of_kind(found, kind)
+        assert len(vectors) == (30 if kind in MATCHED else 1)
+        assert np.linalg.norm(vectors, axis=1) == pytest.approx(0.5 * norm, rel=1e-6)
+    cosines = of_kind(found, "decoder") @ DECODER[0] / (0.5 * norm**2)
+    assert np.abs(cosines).max() < 0.3
+    # the task's residuals span 4 dimensions about their mean, and so do the draws
+    assert np.linalg.matrix_rank(of_kind(found, "residual").astype(float), tol=1e-4) == 4
+    assert np.linalg.matrix_rank(of_kind(found, "isotropic").astype(float)) == 16
+    means = TASK.mean(0) - OTHER.mean(0)
+    assert of_kind(found, "difference")[0] / 0.5 / norm == pytest.approx(
+        means / np.linalg.norm(means), abs=1e-6
+    )
+
+
+def test_doses_are_multiples_of_the_features_own_direction():
+    found = controls(coefficient=0.5)
+    assert of_kind(found, "dose") == pytest.approx(np.outer(DOSES, DECODER[0]), rel=1e-6)
+    assert found.coefficients[-len(DOSES) :] == DOSES
+
+
+def test_controls_follow_from_the_seed_and_the_feature():
+    assert (controls().vectors == controls().vectors).all()
+    assert not np.allclose(controls().vectors[:30], controls(seed=1).vectors[:30])
+    assert not np.allclose(controls().vectors[:30], controls("L1/5").vectors[:30])
+    with pytest.raises(RequestError, match="set intervene.controls to at most that"):
+        controls(draws=500)
+
+
+def test_a_feature_must_exceed_the_95th_percentile_of_two_kinds():
+    found = controls(draws=20)
+    deltas = np.zeros((10, len(found.kinds)))
+    deltas[:, :20] = np.arange(20) / 100
+    deltas[:, found.kinds.index("dose")] = -0.5 + np.arange(10) / 100
+    effects = control_effects("L1/0", found, deltas, [str(row) for row in range(10)], seed=0)
+    assert effects["kind"].to_pylist() == list(found.kinds)
+    assert effects["number"].to_pylist()[18:22] == [18, 19, 0, 1]
+    assert beaten_by(0.2, effects) == ""
+    assert "other decoder rows of its SAE, pushed as far, reach +0.1900" in beaten_by(0.19, effects)
+    assert two_sided({"delta_low": 0.01}, effects)
+    assert not two_sided({"delta_low": -0.01}, effects)
+    assert not two_sided({"delta_low": None}, effects)
+
+
+def samples(values):
+    rows = [
+        {
+            "feature": name,
+            "row_id": f"r{row:02}",
+            "activation": 1.0,
+            "delta": float(value),
+            "delta_contrast": None,
+            "delta_without_first_5": None,
+            "delta_answer": None,
+            "delta_by_token": [],
+        }
+        for name, deltas in values.items()
+        for row, value in enumerate(deltas)
+    ]
+    return pa.Table.from_pylist(rows[::-1], schema=SAMPLES)
+
+
+def test_evidence_of_a_family_keeps_its_order():
+    values = {"L1/0": RNG.normal(1, 1, 40), "L1/1": RNG.normal(0, 1, 40), "L1/2": np.zeros(40)}
+    table, names = samples(values), list(values)
+    matrix, rows = delta_matrix(table, names)
+    assert rows == [f"r{row:02}" for row in range(40)]
+    assert matrix == pytest.approx(np.stack(list(values.values())))
+    found = family_evidence(table, names, {row: row for row in rows}, seed=0)
+    assert list(found) == names
+    assert found["L1/0"].p_family < 0.01 < found["L1/1"].p_family
+    assert found["L1/2"].p_family == 1.0
+    assert family_evidence(table, [], {}, seed=0) == {}
+
+
+GOOD = {
+    "delta_low": 0.02,
+    "contrast_low": 0.01,
+    "without_first_5_low": 0.01,
+    "n_without_first_5": 40,
+}
+
+
+@pytest.mark.parametrize(
+    ("p", "change", "says"),
+    [
+        (0.05, {}, ""),
+        (0.051, {}, "family-wise p 0.051"),
+        (0.01, {"delta_low": 0.01}, "interval of its delta starts at +0.0100, not above 0.01"),
+        (0.01, {"contrast_low": 0.0}, "interval of its contrast starts at +0.0000"),
+        (0.01, {"contrast_low": None}, "contrast has no lower end"),
+        (0.01, {"without_first_5_low": -0.1}, "without the first 5 tokens starts at -0.1000"),
+        (0.01, {"without_first_5_low": None, "n_without_first_5": 0}, ""),
+    ],
+)
+def test_what_confirms(p, change, says):
+    found = Evidence(t=3.0, p=p / 2, p_family=p, q=p)
+    why = unconfirmed(found, GOOD | change, 0.01)
+    assert says in why
+    assert bool(why) == bool(says)
+
+
+def test_as_many_prompts_as_are_needed_confirm_nine_times_in_ten():
+    rng, pilot = np.random.default_rng(1), np.array([0.5 - 1, 0.5 + 1] * 20)
+    needed = prompts_needed(pilot, 1)
+    values = rng.normal(0.5, pilot.std(ddof=1), (4000, needed))
+    t = values.mean(1) / values.std(1, ddof=1) * np.sqrt(needed)
+    assert (t > 1.645).mean() == pytest.approx(0.9, abs=0.03)
+    assert prompts_needed(pilot, 10) > needed
+    assert prompts_needed(-pilot, 1) is None
+    assert ALPHA == 0.05
+
+
+def test_reliability_of_an_order():
+    clear = np.outer([3.0, 2.0, 1.0], np.ones(20)) + RNG.normal(0, 0.1, (3, 20))
+    assert split_half_spearman(clear, 0) == pytest.approx(1)
+    assert top_share(clear, 0) == 1.0
+    noise = RNG.normal(0, 1, (8, 20))
+    assert abs(split_half_spearman(noise, 0)) < 0.6
+    assert top_share(np.stack([noise[0], noise[0] + 1e-12]), 0) == 1.0
+    assert 0 < top_share(noise, 0) < 1
+
+
+def test_no_draws_leave_the_means_and_the_doses():
+    assert controls(draws=0).kinds == ("mean", "difference", *["dose"] * len(DOSES))

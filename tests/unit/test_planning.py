@@ -1,0 +1,72 @@
+"""The plan's arithmetic, by hand."""
+
+import pytest
+
+from igds.config.schema import SAE, Config, Data, Intervene, Model, Recall, Score, Source
+from igds.planning.costs import SetTokens, Sizes, forward_equivalents, stage_costs
+from igds.planning.table import in_words
+
+SIZES = Sizes(
+    n_blocks=10, block_parameters=100, head_parameters=50, d_model=8, vocab=20, bytes_a_weight=4
+)
+SETS = {
+    "prior": SetTokens(rows=10, prompt=200),
+    "control": SetTokens(rows=5, prompt=50),
+    "validation": SetTokens(rows=20, prompt=400, response=200),
+    "pool": SetTokens(rows=1000, prompt=30_000),
+}
+SETTINGS = Intervene(
+    screen_rows=4, order_rows=5, confirm_rows=6, screen_keep=3, screen_check=1, exact_keep=3,
+    confirm_n=2, controls=19, top_k=1,
+)  # fmt: skip
+
+
+def config(**sections):
+    source = (Source(path="rows.jsonl"),)
+    data = Data(prior=source, validation=source, pool=source)
+    return Config(
+        name="run", model=Model(id="m"), saes=(SAE(path="a"), SAE(path="b")), data=data, **sections
+    )
+
+
+def test_costs_by_hand():
+    whole = config(recall=Recall(), intervene=SETTINGS, score=Score())
+    found = {cost.step: cost for cost in stage_costs(whole, SIZES, SETS, {2: 64, 5: 32})}
+    assert list(found) == [
+        "recall",
+        "intervene: gradient screen on S1",
+        "intervene: exact on S1",
+        "intervene: exact on S2",
+        "intervene: exact on S3",
+        "intervene: controls on S3",
+        "score",
+    ]
+    assert found["recall"].tokens == 650
+    assert found["recall"].multiply_adds == 650 * 6 * 100
+    assert found["score"].multiply_adds == 30_000 * 6 * 100
+    # 20 prompt and 10 response tokens a row; a forward is 1050, a branch behind block 2 is 850
+    assert found["intervene: gradient screen on S1"].multiply_adds == 4 * (20 + 3 * 10) * 1050
+    one = 4 * 4 * 10 * 850 + 4 * 30 * 1050
+    assert found["intervene: exact on S1"].multiply_adds == one
+    two = 5 * 3 * 2 * 10 * 850 + 5 * 40 * 1050
+    assert found["intervene: exact on S2"].multiply_adds == two
+    controls = 3 * 19 + 2 + 4
+    assert found["intervene: controls on S3"].multiply_adds == (
+        6 * controls * 10 * 850 + 6 * 30 * 1050
+    )
+    assert forward_equivalents(found["intervene: exact on S1"], SIZES) == pytest.approx(one / 1050)
+    assert found["score"].memory == (6 * 100 + 20 * 8) * 4
+
+
+def test_absent_sections_cost_nothing():
+    assert [cost.step for cost in stage_costs(config(recall=Recall()), SIZES, SETS, {2: 64})] == [
+        "recall"
+    ]
+    assert stage_costs(config(), SIZES, SETS, {2: 64}) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (89.0, "89 s"), (600.0, "10 min"), (7200.0, "2.0 h")]
+)
+def test_times_in_words(seconds, words):
+    assert in_words(seconds) == words
