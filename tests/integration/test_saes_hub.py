@@ -172,24 +172,23 @@ def test_a_factor_of_the_input_is_folded_as_sae_lens_folds_it(
     assert read_sae(spec).unit == "as stored; on the input times 0.3, as sae_lens"
 
 
-def test_the_registry_gives_the_factor_of_its_own_folders(cache: Path, tmp_path: Path) -> None:
-    names = {"release": "gemma-2b-res-jb", "id": "blocks.6.hook_resid_post"}
-    scales = {one.id: one.input_scale for one in registry.registry()["gemma-2b-res-jb"]}
-    (sae_id, scale), *_ = ((name, s) for name, s in scales.items() if s is not None)
-    names["id"] = sae_id
-    one = entry(names)
-    metadata = SAEMetadata(hook_name=sae_id)
-    theirs = JumpReLUSAE(
-        JumpReLUSAEConfig(
-            d_in=D_IN,
-            d_sae=D_SAE,
-            normalize_activations="expected_average_only_in",
-            metadata=metadata,
-        )
+@pytest.mark.parametrize("folded", [True, False])
+def test_the_registry_gives_the_factor_where_it_is_not_folded_yet(
+    cache: Path, tmp_path: Path, folded: bool
+) -> None:
+    release = "gemma-2b-res-jb"
+    one = next(e for e in registry.registry()[release] if e.input_scale is not None)
+    settings = JumpReLUSAEConfig(
+        d_in=D_IN,
+        d_sae=D_SAE,
+        normalize_activations="none" if folded else "expected_average_only_in",
+        metadata=SAEMetadata(hook_name="blocks.6.hook_resid_post"),
     )
-    theirs.save_model(tmp_path / "sae")
+    JumpReLUSAE(settings).save_model(tmp_path / "sae")
     put(cache, one.repo, one.path, tmp_path / "sae")
-    assert find_sae(schema.SAE(**names), tmp_path).input_scale == scale
+    spec = find_sae(schema.SAE(release=release, id=one.id), tmp_path)
+    assert spec.input_scale == (None if folded else one.input_scale)
+    assert read_sae(spec).layer == 6
 
 
 def test_only_the_files_of_that_sae_are_asked_for(

@@ -8,7 +8,7 @@ import datasets
 import pyarrow as pa
 import pytest
 
-from igds.config.schema import Source
+from igds.config.inputs import Source
 from igds.data.sources import RawRow, read_source
 from igds.errors import RequestError
 

@@ -14,7 +14,7 @@ from chat_templates import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from igds.config.schema import Prompts
+from igds.config.inputs import Prompts
 from igds.data.chat import ChatTemplate, chat_template
 from igds.data.identity import rendering_hash
 from igds.data.templates import parse_template

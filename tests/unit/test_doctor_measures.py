@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from igds.config.schema import Prompts, Task
+from igds.config.inputs import Prompts, Task
 from igds.data.templates import parse_template
 from igds.doctor.examine import LayerFigures
 from igds.doctor.measures import (

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_index import build, load_index
 
-from igds.config.schema import Source
+from igds.config.inputs import Source
 from igds.exports.jsonl import write_jsonl
 from igds.exports.parquet import write_parquet
 from igds.exports.rows import Chosen

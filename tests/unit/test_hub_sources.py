@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from fake_hub import NAME, Hub, serve
 
-from igds.config.schema import Data, Source
+from igds.config.inputs import Data, Source
 from igds.data.sources import read_source
 from igds.errors import RequestError
 
 CLIENT = """
 import json, sys
 from pathlib import Path
-from igds.config.schema import Source
+from igds.config.inputs import Source
 from igds.data.hub import pinned
 from igds.data.identity import source_identity
 from igds.data.sources import read_source

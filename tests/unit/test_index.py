@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import bracket_tokenizer, tiny_tokenizer
 
-from igds.config.schema import Source
+from igds.config.inputs import Source
 from igds.data import index_files
 from igds.data.index import IndexSummary, build_index, iter_index, load_index
 from igds.data.index_files import INDEX_SCHEMA

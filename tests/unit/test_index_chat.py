@@ -11,7 +11,7 @@ from chat_templates import CHATML, GEMMA, chat_tokenizer
 from test_index import build as build_plain
 from test_index import rows_of, write
 
-from igds.config.schema import Source
+from igds.config.inputs import Source
 from igds.data.chat import ChatTemplate
 from igds.data.index import IndexSummary
 from igds.data.templates import parse_template

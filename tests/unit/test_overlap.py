@@ -8,7 +8,7 @@ import pytest
 from test_index import build, load_index
 from test_index_chat import build as build_chat
 
-from igds.config.schema import Source
+from igds.config.inputs import Source
 from igds.data.overlap import Overlap, check_overlap, word_runs
 from igds.data.templates import parse_template
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from igds.config.schema import SAE, Config, Data, Intervene, Model, Recall, Score, Source
+from igds.config.inputs import SAE, Data, Model, Source
+from igds.config.schema import Config, Intervene, Recall, Score
 from igds.planning.costs import SetTokens, Sizes, forward_equivalents, stage_costs
 from igds.planning.table import in_words
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from igds.config.schema import Source
+from igds.config.inputs import Source
 from igds.data.identity import source_identity
 from igds.data.sources import RawRow, column_names, read_source
 from igds.errors import RequestError

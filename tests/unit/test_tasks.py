@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from igds.config.schema import Task
+from igds.config.inputs import Task
 from igds.errors import RequestError
 from igds.tasks import base, grading
 from igds.tasks.grading import Grader

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from igds.config.schema import Task
+from igds.config.inputs import Task
 from igds.errors import RequestError, WorkError
 from igds.tasks.comet import Translation, comet_scores
 from igds.tasks.machine_translation import bleu, chrf

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from tyro.conf import Positional
 
-from igds.config import schema
+from igds.config import inputs, schema
 from igds.config.reference import commented_yaml
 from igds.errors import RequestError
 
@@ -55,7 +55,7 @@ def example(task: str) -> schema.Config:
         name=task,
         model=schema.Model(id="path/to/model"),
         saes=(schema.SAE(path="path/to/sae"),),
-        data=schema.Data(
+        data=inputs.Data(
             prior=(_source("prior", task),),
             validation=(_source("validation", task),),
             pool=(_source("pool", task),),
@@ -69,7 +69,7 @@ def example(task: str) -> schema.Config:
     )
 
 
-def _source(name: str, task: str) -> schema.Source:
+def _source(name: str, task: str) -> inputs.Source:
     prompt, response = _COLUMNS[task]
     fields = (prompt,) if name == "prior" else (prompt, response)
-    return schema.Source(path=f"data/{name}.jsonl", columns={field: field for field in fields})
+    return inputs.Source(path=f"data/{name}.jsonl", columns={field: field for field in fields})

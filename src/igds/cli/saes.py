@@ -86,8 +86,13 @@ class Convert:
 
         if self.output.exists():
             raise RequestError(f"{self.output} is there already: name another folder")
-        place = {"path": self.sae} if self.id is None else {"release": self.sae, "id": self.id}
-        config = schema.SAE(**place, hub=self.hub, layer=self.layer)
+        config = schema.SAE(
+            path=self.sae if self.id is None else None,
+            release=None if self.id is None else self.sae,
+            id=self.id,
+            hub=self.hub,
+            layer=self.layer,
+        )
         spec = find_sae(config, Path())
         sae = read_sae(spec)
         write_saelens(sae, self.output, metadata={"converted_from": spec.source})

@@ -48,7 +48,7 @@ def reference_page() -> str:
     """Return the Markdown page that lists every setting with its type, default and meaning."""
     parts = [
         "# Settings",
-        "Made from `src/igds/config/schema.py` by `make docs`; do not edit. Relative paths start "
+        "Made from `src/igds/config/` by `make docs`; do not edit. Relative paths start "
         "from the config file's folder. Any value can be set on the command line after the config, "
         "as `--recall.min-frequency 0.9` or `--data.pool.0.path more.jsonl`; a budget there "
         "replaces the whole budget section, and text is taken as it is typed. A stage whose "

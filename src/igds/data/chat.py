@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from igds.config.schema import Prompts
+from igds.config.inputs import Prompts
 from igds.data.messages import Turn, without_system
 from igds.errors import RequestError
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from igds.config.schema import Source
+from igds.config.inputs import Source
 from igds.data.remote import find_remote, is_url, reached, speaks
 from igds.errors import RequestError
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from igds.config.schema import HUB, Source
+from igds.config.inputs import HUB, Source
 from igds.data.files import pick_split
 from igds.data.records import Record
 from igds.data.tables import BATCH_ROWS, batch_records

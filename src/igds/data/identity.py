@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igds.config.schema import Source
+from igds.config.inputs import Source
 from igds.data.chat import ChatTemplate
 from igds.data.files import SourceFile, find_files
 from igds.data.hub import pinned

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from igds.config.schema import Source
+from igds.config.inputs import Source
 from igds.data.chat import ChatTemplate
 from igds.data.files import NEUTRAL
 from igds.data.index_files import INDEX_SCHEMA, PROMPT_FIELDS, IndexWriter

@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from igds.config.schema import Source
+from igds.config.inputs import Source
 from igds.data.files import SourceFile, find_files
 from igds.data.hub import read_hub
 from igds.data.records import Record, json_record

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from igds.config import schema
+from igds.config import inputs, schema
 from igds.data.index import with_neutral_columns
 from igds.data.rendering import Rendering
 from igds.data.seeds import seeded_bits
@@ -62,7 +62,7 @@ class Prompts:
 
 
 def read_prompts(
-    data: schema.Data,
+    data: inputs.Data,
     rendering: Rendering,
     paraphrases: Sequence[Template],
     *,
@@ -148,7 +148,7 @@ def leading_bos(ids: Sequence[int], bos: int | None) -> int:
 
 
 def _draw(
-    sources: Sequence[schema.Source], rendering: Rendering, base: Path, seed: int, limit: int
+    sources: Sequence[inputs.Source], rendering: Rendering, base: Path, seed: int, limit: int
 ) -> list[RawRow]:
     """Return usable rows, spread over all sources: those with the smallest seeded hashes."""
     fields = rendering.template.fields

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 
 from igds.cache import file_digest
-from igds.config import schema
+from igds.config import inputs, schema
 from igds.errors import RequestError
 from igds.models.blocks import decoder, decoder_blocks
 from igds.models.check import check_blocks
@@ -67,7 +67,7 @@ class ModelShape:
 def load_model(
     id: str,
     revision: str | None = None,
-    dtype: schema.DType = "auto",
+    dtype: inputs.DType = "auto",
     device: str = "auto",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a causal model in eval mode, as a run would load it, and its tokenizer.
@@ -83,8 +83,8 @@ def load_model(
         ValueError: the model, revision or device is not there, its files cannot be used, or the
             dtype is none.
     """
-    if dtype not in get_args(schema.DType):
-        raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(get_args(schema.DType))}")
+    if dtype not in get_args(inputs.DType):
+        raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(get_args(inputs.DType))}")
     spec = resolve_model(schema.Model(id=id, revision=revision, dtype=dtype), device, Path.cwd())
     return load_causal(spec), load_tokenizer(spec)
 

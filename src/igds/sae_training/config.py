@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from igds.config.inputs import Model
 from igds.config.load import read_settings
-from igds.config.schema import Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from igds.cache import file_digest
 from igds.config import schema
 from igds.errors import RequestError
+from igds.saes.formats.saelens import needs_input_scale
 from igds.saes.formats.table import FORMATS, find_format
 from igds.saes.hub import download
 from igds.saes.registry import find_entry
@@ -171,6 +172,9 @@ def _from_registry(config: schema.SAE, release: str, sae_id: str) -> SAESpec:
     entry = find_entry(release, sae_id)
     (files,) = ((*one.files, *one.optional) for one in FORMATS if one.name == entry.format)
     place, commit = download(entry.repo, entry.path, config.revision, files)
+    scale = config.input_scale
+    if scale is None and entry.input_scale is not None and needs_input_scale(place):
+        scale = entry.input_scale
     return SAESpec(
         path=str(place),
         source=f"{entry.repo}@{commit}/{entry.path}",
@@ -178,5 +182,5 @@ def _from_registry(config: schema.SAE, release: str, sae_id: str) -> SAESpec:
         layer=config.layer,
         neuronpedia_id=entry.neuronpedia_id,
         published_l0=entry.l0,
-        input_scale=config.input_scale or entry.input_scale,
+        input_scale=scale,
     )

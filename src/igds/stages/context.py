@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from igds.config.identity import digest, to_plain
-from igds.config.schema import Config, Model
+from igds.config.inputs import Model
+from igds.config.schema import Config
 from igds.data.splits import SPLITS
 from igds.data.templates import Template, parse_template
 from igds.errors import RequestError

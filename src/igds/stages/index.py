@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow.compute as pc
 
 from igds.config.identity import to_plain
-from igds.config.schema import Source
+from igds.config.inputs import Source
 from igds.data.chat import ChatTemplate, chat_template
 from igds.data.hub import pinned
 from igds.data.identity import rendering_hash, source_identity

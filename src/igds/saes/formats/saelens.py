@@ -154,6 +154,17 @@ def write_saelens(
     save_file(matrices | kept, folder / WEIGHTS)
 
 
+def needs_input_scale(folder: Path) -> bool:
+    """Return whether the weights are for an input scaled by a factor that the folder lacks."""
+    return _normalization(read_config(folder)) == "expected_average_only_in"
+
+
+def _normalization(config: Mapping[str, Any]) -> str:
+    """Return `normalize_activations` as it is spelled today."""
+    kind = config.get("normalize_activations")
+    return str({None: "none", False: "none", True: "expected_average_only_in"}.get(kind, kind))
+
+
 def _input_scale(folder: Path, config: Mapping[str, Any], given: float | None) -> float:
     """Return the factor of the encoder's input.
 
@@ -161,8 +172,7 @@ def _input_scale(folder: Path, config: Mapping[str, Any], given: float | None) -
         RequestError: the input is scaled otherwise than by a known factor, or a factor is given
             for an SAE that has none.
     """
-    kind = config.get("normalize_activations")
-    kind = {None: "none", False: "none", True: "expected_average_only_in"}.get(kind, kind)
+    kind = _normalization(config)
     if kind == "expected_average_only_in" and given is not None:
         return given
     if kind != "none":
