@@ -13,6 +13,11 @@ class TranslationTask:
     """Translate; an output is judged by chrF against the best of its references."""
 
     template = "Please translate the following text into Chinese.\nText: {source}\nTranslation:"
+    paraphrases = (
+        "Translate this text into Chinese.\nText: {source}\nChinese:",
+        "Text: {source}\nSay the same in Chinese.\nIn Chinese:",
+        "Below is a text to be put into Chinese.\nOriginal: {source}\nChinese version:",
+    )
     fields = ("target",)
 
     def response(self, row: Mapping[str, Any]) -> str:
