@@ -48,7 +48,8 @@ BATCH_TOKENS = 4096
 def main() -> None:
     """Print the machine, the seconds of each arm, and the two ratios."""
     file, spec = set_up()
-    saes = {int(Path(sae.path).name[1:]): str(file.base / sae.path) for sae in file.config.saes}
+    paths = [str(file.base / str(sae.path)) for sae in file.config.saes]
+    saes = {int(Path(path).name.removeprefix("L")): path for path in paths}
     prompts = read_prompts(str(file.config.prompts.template))
     with tempfile.TemporaryDirectory() as folder:
         index = Index(folder=Path(folder), prompts=prompts, tokenizer=load_tokenizer(spec))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -37,15 +37,15 @@ def branches(
     parts, rows = [], []
     for layer, vectors in edits.items():
         cache = share(_started(model, prefix), expand_after=layer, rows=1 + len(vectors))
+        assert cache is not None, "a started cache is shared as one"
         token = torch.tensor([[prefix.token]], device=model.device)
         with edit(model, layer, branch(vectors, 0)) as calls:
             hidden = decoder(model)(
                 input_ids=token, past_key_values=cache, use_cache=True
             ).last_hidden_state
         assert calls == [1 + len(vectors)], f"the edit of block {layer} fired {len(calls)} times"
-        for place, own in enumerate(cache.layers):
-            if place <= layer:
-                own.batch_repeat_interleave(1 + len(vectors))
+        for own in _plain_layers(cache)[: layer + 1]:
+            own.batch_repeat_interleave(1 + len(vectors))
         first = 0 if not parts else 1  # one unedited row is enough
         parts.append((cache, first))
         rows.append(head_logits(model, hidden[:, -1])[first:])
@@ -149,9 +149,15 @@ def _joined(parts: Sequence[tuple[Cache, int]]) -> Cache:
     """Return one cache with the rows of all, from the given first row of each."""
     whole = copy.copy(parts[0][0])
     whole.layers = []
-    for place, layer in enumerate(parts[0][0].layers):
-        own = copy.copy(layer)
-        own.keys = torch.cat([cache.layers[place].keys[first:] for cache, first in parts])
-        own.values = torch.cat([cache.layers[place].values[first:] for cache, first in parts])
+    stacks = [[(layer, first) for layer in _plain_layers(cache)] for cache, first in parts]
+    for same in zip(*stacks, strict=True):
+        own = copy.copy(same[0][0])
+        own.keys = torch.cat([layer.keys[first:] for layer, first in same])
+        own.values = torch.cat([layer.values[first:] for layer, first in same])
         whole.layers.append(own)
     return whole
+
+
+def _plain_layers(cache: Cache) -> list[Any]:
+    """Return the cache's layers, which `share` has checked to hold plain keys and values."""
+    return list(cache.layers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
@@ -101,9 +101,10 @@ def generated_outputs(
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the tokens that end an output: those of the model's generation config and the EOS."""
-    named = getattr(model.generation_config, "eos_token_id", None)
-    ids = named if isinstance(named, list) else [named]
-    return sorted({id for id in (*ids, tokenizer.eos_token_id) if id is not None})
+    named: int | list[int] | None = getattr(model.generation_config, "eos_token_id", None)
+    ids = set(named) if isinstance(named, list) else {named}
+    own: Any = tokenizer.eos_token_id
+    return sorted(token for token in {*ids, own} if token is not None)
 
 
 def _read(

@@ -226,7 +226,7 @@ def _new_sae(config: SAETraining, d_in: int, layer: int, device: str) -> Trainin
         settings = sae_lens.TopKTrainingSAEConfig(**common, k=round(config.l0))
         return sae_lens.TopKTrainingSAE(settings)
     # Over a short run the threshold must follow fast: 0.01 leaves l0 at 85 for k = 32.
-    batch_topk = {"k": config.l0, "topk_threshold_lr": 0.1}
+    batch_topk: dict[str, Any] = {"k": config.l0, "topk_threshold_lr": 0.1}
     if config.architecture == "batchtopk":
         settings = sae_lens.BatchTopKTrainingSAEConfig(**common, **batch_topk)
         return sae_lens.BatchTopKTrainingSAE(settings)
