@@ -207,7 +207,7 @@ def test_a_missing_package_is_named() -> None:
     code = (
         "import sys; sys.modules['aiohttp'] = None\n"
         "from pathlib import Path\n"
-        "from igds.config.schema import Source\n"
+        "from igds.config.inputs import Source\n"
         "from igds.data.sources import read_source\n"
         "try: list(read_source(Source(path='https://host/a.jsonl'), ('q',), Path('.')))\n"
         "except ValueError as error: print(error)"

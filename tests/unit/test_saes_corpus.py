@@ -160,7 +160,7 @@ def test_settings_are_strict(tmp_path: Path) -> None:
     for line, message in {
         "d_seo: 5": "d_seo is not a setting; did you mean d_sae",
         "read_weight: 0": "read_weight must be over 0, not 0",
-        "architecture: gated": "expected one of topk, batchtopk, jumprelu",
+        "architecture: gated": "expected one of topk, batchtopk, matryoshka, jumprelu",
         "l0: many": "expected a number",
     }.items():
         path.write_text(f"{SETTINGS}{line}\n")

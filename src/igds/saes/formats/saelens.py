@@ -189,7 +189,9 @@ def _published_l0(folder: Path, config: Mapping[str, Any]) -> float | None:
         return float(config["k"])
     stated = (config.get(key) for key in ("l0", "average_l0", "expected_l0", "target_l0"))
     number = next((value for value in stated if isinstance(value, int | float)), None)
-    return l0_in_path(folder) if number is None else float(number)
+    if number is not None:
+        return float(number)
+    return l0_in_path(Path(str(config.get("sae_id", "")))) or l0_in_path(folder)
 
 
 def _unit(config: Mapping[str, Any], scale: float, by_norm: bool) -> str:
