@@ -4,19 +4,21 @@
 
 Each run redraws a world of features with per-prompt effects: one helpful feature, a near copy of it
 (the two count as one), a harmful one, one that only moves the first tokens or any response alike,
-and 44 nulls whose effects have mean 0 and the helpful feature's deviation. The real funnel runs on
-it (screen, S1, S2, family test and controls on S3), and what it confirms is counted; in the runs
-without signal the helpful feature and its copy are nulls too.
+and 44 nulls whose effects have mean 0 and the helpful feature's deviation: a third normal, a third
+skewed, a third silent on most prompts. The real funnel runs on it (screen, S1, S2, family test and
+controls on S3), and what it confirms is counted; in the runs without signal the helpful feature and
+its copy are nulls too. Contrast and later tokens have noise of their own.
 
 `false_...` is the share of runs in which anything else than the helpful pair is confirmed, and
 passes at most 0.072 (0.05 and two standard errors of 400 runs); `power_...` that in which the
 helpful pair is, at the given mean over deviation; `coverage` that in which the helpful feature's
-interval on S3 holds its true delta.
+interval on S3 holds its true delta, and passes from 0.92 to 0.98. Exits 1 when a limit is missed.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +40,7 @@ NULLS = 44
 DEVIATION = 0.02
 """Nats a token between prompts, about what is seen on a 135M model."""
 HELPFUL, COPY, HARMFUL, FORMAT = "L1/0", "L2/0", "L1/1", "L1/2"
+FALSE_LIMIT, POWER_LIMIT, COVERAGE_LIMITS = 0.072, 0.9, (0.92, 0.98)
 SETTINGS = Intervene(screen_keep=48, exact_keep=16, confirm_n=10, top_k=10, controls=99)
 """`top_k` is the whole family, so that everything confirmed is counted."""
 
@@ -64,7 +67,7 @@ class World:
             seed: of everything.
             effect: the helpful feature's mean over its deviation; 0 for a world without signal.
         """
-        self.rng = np.random.default_rng(seed)
+        self.seed, self.rng = seed, np.random.default_rng(seed)
         self.mean = {HELPFUL: effect * DEVIATION, COPY: effect * DEVIATION}
         self.mean |= {HARMFUL: -0.5 * DEVIATION, FORMAT: 0.8 * DEVIATION}
         self.mean |= {f"L3/{place}": 0.0 for place in range(NULLS)}
@@ -76,15 +79,15 @@ class World:
         """Return fresh deltas of a split; its prompts shift all features alike."""
         rows = []
         shared = self.rng.normal(size=PROMPTS) * DEVIATION * 0.5
-        noise = {name: self.noise(shared) for name in features}
+        noise = {name: self.shaped(name, self.noise(shared)) for name in features}
         if COPY in noise and HELPFUL in noise:
             noise[COPY] = 0.95 * noise[HELPFUL] + np.sqrt(1 - 0.95**2) * noise[COPY]
         for name in features:
-            spread = noise[name]
-            delta = self.mean[name] + spread
+            delta = self.mean[name] + noise[name]
             # Only the first tokens, and any response: nothing of it is left without them.
-            rest = delta if name != FORMAT else self.noise(shared)
-            beyond = 0.8 * delta if name != FORMAT else self.noise(shared)
+            left = 0.0 if name == FORMAT else 0.9
+            rest = left * delta + 0.4 * self.noise(shared)
+            beyond = left * delta + 0.4 * self.noise(shared)
             activation = 2 + self.rng.normal(size=PROMPTS) * 0.5
             rows.append(
                 {
@@ -99,6 +102,15 @@ class World:
                 }
             )
         return pa.concat_tables([pa.table(one, schema=SAMPLES) for one in rows])
+
+    def shaped(self, name: str, noise: np.ndarray) -> np.ndarray:
+        """Return the noise of a feature: of every third null skewed, of another mostly 0."""
+        place = int(name.removeprefix("L3/")) % 3 if name.startswith("L3/") else 0
+        if place == 1:
+            return (self.rng.exponential(size=PROMPTS) - 1) * DEVIATION
+        if place == 2:
+            return noise * (self.rng.random(PROMPTS) < 0.3) / np.sqrt(0.3)
+        return noise
 
     def noise(self, shared: np.ndarray) -> np.ndarray:
         """Return per-prompt deviations of standard deviation `DEVIATION`."""
@@ -138,7 +150,7 @@ class World:
                 clusters={f"{s}-{r:03}": f"{s}-{r}" for s in splits for r in range(PROMPTS)},
                 specificity_low=dict.fromkeys(self.mean, 0.9),
                 direction=self.direction.__getitem__,
-                seed=0,
+                seed=self.seed,
                 screen=self.screen,
                 exact=lambda split, features, contrast: self.exact(split, list(features), contrast),
                 commit_plan=lambda _plan: None,
@@ -173,8 +185,8 @@ def share(values: list[bool]) -> float:
     return sum(values) / len(values)
 
 
-def main() -> None:
-    """Print the machine, the power curve, and the result."""
+def main() -> int:
+    """Print the machine, the power curve and the result; return 1 when a limit is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=int, default=400)
     parser.add_argument("--processes", type=int, default=2)
@@ -187,15 +199,21 @@ def main() -> None:
             found[effect] = list(pool.map(partial(one_run, effect=effect), seeds, chunksize=5))
             print(f"mean over deviation {effect}: {summary(found[effect])}")
     covered = [one.covered for effect in found if effect for one in found[effect]]
-    print_result(
-        runs=options.runs,
-        false_no_signal=share([one.false for one in found[0.0]]),
-        false_signal=share([one.false for one in found[0.5]]),
-        power_020=share([one.helpful for one in found[0.2]]),
-        power_035=share([one.helpful for one in found[0.35]]),
-        power_050=share([one.helpful for one in found[0.5]]),
-        coverage=share([one for one in covered if one is not None]),
+    result = {
+        "false_no_signal": share([one.false for one in found[0.0]]),
+        "false_signal": share([one.false for one in found[0.5]]),
+        "power_020": share([one.helpful for one in found[0.2]]),
+        "power_035": share([one.helpful for one in found[0.35]]),
+        "power_050": share([one.helpful for one in found[0.5]]),
+        "coverage": share([one for one in covered if one is not None]),
+    }
+    print_result(runs=options.runs, **result)
+    met = (
+        max(result["false_no_signal"], result["false_signal"]) <= FALSE_LIMIT
+        and result["power_050"] >= POWER_LIMIT
+        and COVERAGE_LIMITS[0] <= result["coverage"] <= COVERAGE_LIMITS[1]
     )
+    return 0 if met else 1
 
 
 def summary(found: list[Found]) -> dict[str, Any]:
@@ -207,4 +225,4 @@ def summary(found: list[Found]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

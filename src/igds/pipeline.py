@@ -17,6 +17,7 @@ from igds.config.identity import dump_yaml
 from igds.config.load import ConfigFile
 from igds.config.schema import Recall
 from igds.data.index import load_index
+from igds.data.remote import public
 from igds.errors import RequestError, WorkError, did_you_mean
 from igds.executors.make import make_executor, worker_threads
 from igds.features import FeatureId
@@ -243,7 +244,8 @@ def _recorded(folder: RunFolder, name: str) -> Iterator[None]:
     except BaseException as error:
         # What went wrong must not be hidden by a disk that is full.
         with suppress(OSError, WorkError):
-            folder.event("stage_failed", stage=name, error=f"{type(error).__name__}: {error}")
+            words = public(f"{type(error).__name__}: {error}")
+            folder.event("stage_failed", stage=name, error=words)
         raise
     if _committed(folder, name) == before:
         folder.event("stage_skipped", stage=name)

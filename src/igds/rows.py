@@ -29,6 +29,8 @@ class Status(StrEnum):
     TOO_LONG = "too_long"
     """The prompt (in the validation set, with its gold response) has more tokens than the model's
     context: its read position would be lost."""
+    SPECIAL_TOKEN = "special_token"
+    """The prompt holds the tokenizer's BOS, which the tokenizer adds itself."""
     TORN_LINE = "torn_line"
     """The last line of a file, without its newline and not parseable."""
     BAD_JSON = "bad_json"

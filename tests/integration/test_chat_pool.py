@@ -27,7 +27,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "pools.md"
 SMALL = (
     "--intervene.screen-rows", "6", "--intervene.order-rows", "6", "--intervene.confirm-rows", "6",
     "--intervene.screen-keep", "4", "--intervene.exact-keep", "3", "--intervene.confirm-n", "2",
-    "--runtime.threads", "1",
+    "--intervene.controls", "0", "--runtime.threads", "1",
 )  # fmt: skip
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}{{ eos_token }}"

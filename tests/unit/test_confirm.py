@@ -7,6 +7,7 @@ import pytest
 from igds.errors import RequestError
 from igds.interventions.confirm import (
     ALPHA,
+    Bar,
     Evidence,
     delta_matrix,
     family_evidence,
@@ -62,8 +63,10 @@ def test_controls_are_pushes_of_one_size_in_other_directions():
 
 def test_doses_are_multiples_of_the_features_own_direction():
     found = controls(coefficient=0.5)
-    assert of_kind(found, "dose") == pytest.approx(np.outer(DOSES, DECODER[0]), rel=1e-6)
-    assert found.coefficients[-len(DOSES) :] == DOSES
+    others = [dose for dose in DOSES if dose != 0.5]
+    assert of_kind(found, "dose") == pytest.approx(np.outer(others, DECODER[0]), rel=1e-6)
+    assert list(found.coefficients[-len(others) :]) == others
+    assert len(of_kind(controls(coefficient=3.0), "dose")) == len(DOSES)
 
 
 def test_controls_follow_from_the_seed_and_the_feature():
@@ -149,12 +152,18 @@ def test_what_confirms(p, change, says):
 
 def test_as_many_prompts_as_are_needed_confirm_nine_times_in_ten():
     rng, pilot = np.random.default_rng(1), np.array([0.5 - 1, 0.5 + 1] * 20)
-    needed = prompts_needed(pilot, 1)
+
+    def asked(values, above=0.0, alpha=ALPHA):
+        return Bar(values=values, above=above, alpha=alpha)
+
+    needed = prompts_needed([asked(pilot)])
     values = rng.normal(0.5, pilot.std(ddof=1), (4000, needed))
     t = values.mean(1) / values.std(1, ddof=1) * np.sqrt(needed)
     assert (t > 1.645).mean() == pytest.approx(0.9, abs=0.03)
-    assert prompts_needed(pilot, 10) > needed
-    assert prompts_needed(-pilot, 1) is None
+    assert prompts_needed([asked(pilot), asked(pilot, alpha=ALPHA / 10)]) > needed
+    assert prompts_needed([asked(pilot), asked(pilot, above=0.3)]) > needed
+    assert prompts_needed([asked(pilot), asked(-pilot)]) is None
+    assert prompts_needed([asked(pilot, above=0.6)]) is None
     assert ALPHA == 0.05
 
 
@@ -169,4 +178,4 @@ def test_reliability_of_an_order():
 
 
 def test_no_draws_leave_the_means_and_the_doses():
-    assert controls(draws=0).kinds == ("mean", "difference", *["dose"] * len(DOSES))
+    assert controls(draws=0).kinds == ("mean", "difference", *["dose"] * (len(DOSES) - 1))

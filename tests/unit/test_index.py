@@ -303,3 +303,17 @@ def test_a_mapped_column_may_be_empty_or_come_late(tmp_path: Path) -> None:
     columns = {"a": "answer"}
     build(tmp_path, *(Source(path=source.path, columns=columns) for source in (empty, late)))
     assert [row["response"] for row in rows_of(tmp_path)] == [None, None, " 1"]
+
+
+def test_a_row_that_brings_the_bos_is_a_status_and_a_template_with_it_is_refused(
+    tmp_path: Path,
+) -> None:
+    rows = [{"q": "What does <bos> mean?", "a": 1}, {"q": "1+1", "a": 2}]
+    source = write(tmp_path, "a.jsonl", rows)
+    assert build(tmp_path, source).status == {"ok": 1, "special_token": 1}
+    first, second = rows_of(tmp_path)
+    assert (first["status"], first["prompt_ids"]) == ("special_token", None)
+    assert second["n_train_tokens"] == second["n_prompt_tokens"] + second["n_response_tokens"]
+    doubled = parse_template("<bos>{q}\nA:")
+    with pytest.raises(RequestError, match="adds its BOS itself: take it out of prompts.template"):
+        build(tmp_path, source, template=doubled, folder=tmp_path / "again")

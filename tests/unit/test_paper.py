@@ -11,14 +11,14 @@ ANSWERS = {"a": "1", "b": "2", "c": "3", "d": "4"}
 
 def outputs():
     said = {
-        (None, None): "12xx",
         ("read", "L1/0"): "123x",
         ("read", "L1/1"): "x2xx",
         ("generated", "L1/0"): "1xxx",
         ("generated", "L1/1"): "1234",
     }
     rows = [
-        {"row_id": row, "position": position, "feature": feature, "sample": 0, "text": text[place]}
+        {"row_id": row, "position": position, "feature": feature, "sample": 0}
+        | {"text": text[place], "original": "12xx"[place]}
         for (position, feature), text in said.items()
         for place, row in enumerate(ANSWERS)
     ]
@@ -38,7 +38,8 @@ def test_deltas_are_paired_by_prompt():
         ("generated", "L1/0"): -0.25,
         ("generated", "L1/1"): 0.5,
     }
-    assert found["read", "L1/0"]["active"] == 1  # one output changed
+    assert found["read", "L1/0"]["changed"] == 1
+    assert found["read", "L1/0"]["active"] is None
     assert found["read", "L1/0"]["metric"] == "task_score"
     assert found["read", "L1/0"]["p_family"] is None
 
@@ -51,13 +52,14 @@ def test_the_position_that_ranks_chooses(position, best):
     assert found["outcome"] == "unconfirmed"
     assert "the unedited model's task score is 0.500" in found["reason"]
     assert "does not inform" not in found["reason"]
+    assert "under 20: too few to tell features apart" in found["reason"]
 
 
 def test_samples_of_a_prompt_are_averaged_and_judged_once():
     rows = [
-        {"row_id": "a", "position": p, "feature": f, "sample": k, "text": text}
-        for p, f, texts in ((None, None, "10"), ("read", "L1/0", "11"))
-        for k, text in enumerate(texts)
+        {"row_id": "a", "position": "read", "feature": "L1/0", "sample": k}
+        | {"text": text, "original": original}
+        for k, (text, original) in enumerate(("11", "10"))
     ]
     calls = []
 

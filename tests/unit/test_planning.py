@@ -39,7 +39,7 @@ def test_costs_by_hand():
         "intervene: exact on S1",
         "intervene: exact on S2",
         "intervene: exact on S3",
-        "intervene: controls on S3",
+        "intervene: controls on S3, a feature",
         "score",
     ]
     assert found["recall"].tokens == 650
@@ -52,11 +52,18 @@ def test_costs_by_hand():
     two = 5 * 3 * 2 * 10 * 850 + 5 * 40 * 1050
     assert found["intervene: exact on S2"].multiply_adds == two
     controls = 3 * 19 + 2 + 4
-    assert found["intervene: controls on S3"].multiply_adds == (
+    assert found["intervene: controls on S3, a feature"].multiply_adds == (
         6 * controls * 10 * 850 + 6 * 30 * 1050
     )
     assert forward_equivalents(found["intervene: exact on S1"], SIZES) == pytest.approx(one / 1050)
     assert found["score"].memory == (6 * 100 + 20 * 8) * 4
+
+
+def test_the_papers_procedure_is_billed_by_the_feature():
+    paper = config(intervene=Intervene(mode="paper", max_new_tokens=32, samples=2, temperature=0.7))
+    (cost,) = stage_costs(paper, SIZES, SETS, {2: 64})
+    assert cost.tokens == 20 * 2 * 2 * 32
+    assert cost.multiply_adds == cost.tokens * 1050
 
 
 def test_absent_sections_cost_nothing():

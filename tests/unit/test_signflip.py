@@ -24,6 +24,17 @@ def test_t_is_the_one_sample_t_and_p_that_of_all_sign_patterns():
     assert found.p_family == pytest.approx(family, abs=0.01)
 
 
+@pytest.mark.parametrize("n", [3, 4, 5, 6])
+def test_p_is_never_below_one_pattern_of_signs(n):
+    for seed in range(30):
+        values = np.random.default_rng(seed).uniform(0.9, 1.1, (3, n))
+        found = sign_flip_test(values, range(n), flips=5000, seed=seed)
+        assert (found.p >= 2.0**-n).all()
+        assert (found.p_family >= found.p).all()
+    sparse = np.concatenate([values, np.zeros((3, 50))], axis=1)
+    assert (sign_flip_test(sparse, range(n + 50)).p_family >= 2.0**-n).all()
+
+
 def test_whole_clusters_flip():
     rng = np.random.default_rng(2)
     rows = rng.normal(0.5, 1, (1, 8))

@@ -130,6 +130,12 @@ def test_csv_values_are_text_as_written(tmp_path: Path) -> None:
     assert third.status == Status.BAD_UTF8
 
 
+def test_a_quote_that_is_never_closed_is_no_cell(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text('q\ttarget\na\t1\nb\t"6 inches\nc\t3\n')
+    with pytest.raises(RequestError, match="a.tsv cannot be read: unexpected end of data"):
+        read(tmp_path, "a.tsv")
+
+
 def test_long_csv_cell(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("q\n" + "x" * 300_000 + "\n")
     (row,) = read(tmp_path, "a.csv")

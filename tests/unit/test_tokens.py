@@ -49,7 +49,7 @@ def test_truncation_and_padding_of_the_tokenizer_file_are_ignored() -> None:
 
 
 def test_doubled_bos_is_refused() -> None:
-    with pytest.raises(RequestError, match="2 <bos> tokens.*take <bos> out"):
+    with pytest.raises(RequestError, match="brings a <bos> of its own.*take <bos> out"):
         encode_prompts(tiny_tokenizer(), ["fine", "<bos>Solve"])
 
 

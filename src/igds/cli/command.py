@@ -49,7 +49,7 @@ def print_doubt(run: Path) -> None:
     from igds.runs.folder import RunFolder
 
     if RunFolder(run).manifest().get("outcome") == "UNCONFIRMED":
-        print("UNCONFIRMED: no feature behind this selection has passed a family-wise test")
+        print("UNCONFIRMED: no feature behind this selection is confirmed")
 
 
 def shown(value: object) -> str:

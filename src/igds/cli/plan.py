@@ -16,8 +16,7 @@ from igds.cli.command import print_table
 class Plan:
     """Show tokens, arithmetic, memory and time of each stage; the pool is indexed first.
 
-    Times are those of this machine, from a short measurement; upper bounds where they depend on
-    which features are found.
+    Times are those of this machine, from a short measurement.
     """
 
     overridable: ClassVar[bool] = True

@@ -95,7 +95,13 @@ class Convert:
         )
         spec = find_sae(config, Path())
         sae = read_sae(spec)
-        write_saelens(sae, self.output, metadata={"converted_from": spec.source})
+        metadata = {
+            "converted_from": spec.source,
+            "hook_name": f"blocks.{sae.layer}.hook_resid_post",
+            "prepend_bos": sae.prepend_bos,
+            "l0": sae.published_l0,
+        }
+        write_saelens(sae, self.output, metadata=metadata)
         print(
             f"{self.output}: L{sae.layer}, {sae.activation}, {sae.d_in} -> {sae.d_sae}, "
             f"activations {sae.unit}"

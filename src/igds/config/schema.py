@@ -28,7 +28,8 @@ METHODS = (
     "random",
 )
 """Names that `score.methods` takes."""
-_USE_FEATURES = {"igds", "igds-random", "cosine"}
+USE_FEATURES = ("igds", "igds-random", "cosine")
+"""Methods that are made from the task features or their block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,7 @@ class Intervene:
     temperature: float = 0.0
     """0 decodes greedily; over 0 samples, with the same noise for every feature (paper mode)."""
     coefficient: float = 1.0
-    """Multiple of the feature's own contribution that is added."""
+    """Multiple of the feature's own contribution that is added, over 0."""
     screen_rows: int = 100
     """Validation rows of split S1: gradient screen, then exact deltas. Changing the size of any of
     the three splits makes recall run again, since rows of S3 stay sealed from it."""
@@ -97,8 +98,8 @@ class Intervene:
     def __post_init__(self) -> None:
         """Refuse an edit of nothing and a funnel that widens."""
         finite(self, "coefficient", "delta_min")
-        if self.coefficient == 0:
-            raise ValueError("coefficient must not be 0: nothing would be edited")
+        if self.coefficient <= 0:
+            raise ValueError(f"coefficient must be over 0, not {self.coefficient}: it amplifies")
         at_least(self, 1, "screen_rows", "order_rows", "confirm_rows", "top_k")
         at_least(self, 1, "max_new_tokens", "samples")
         at_least(self, 0, "screen_check", "controls", "temperature")
@@ -277,7 +278,7 @@ class Config:
         Raises:
             ValueError: as said.
         """
-        uses_features = self.score and _USE_FEATURES & set(self.score.methods)
+        uses_features = self.score and set(USE_FEATURES) & set(self.score.methods)
         needs = (
             ("intervene", "recall", self.recall),
             ("intervene", "data.validation", self.data.validation),

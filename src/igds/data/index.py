@@ -25,8 +25,8 @@ from igds.data.sources import RawRow, column_names, read_source
 from igds.data.templates import Template
 from igds.data.tokens import (
     encode_chat_prompts,
-    encode_prompts,
     encode_responses,
+    encode_rows,
     training_lengths,
 )
 from igds.errors import RequestError
@@ -194,8 +194,7 @@ class _Block:
     def counted(self, entries: _Entries) -> _Entries:
         """Return the same rows with their tokens; those that do not fit get that status."""
         ok = [entry for entry in entries if entry["status"] == Status.OK]
-        self._count_tokens(ok)
-        for entry in ok:
+        for entry in self._count_tokens(ok):
             needed = entry["n_prompt_tokens"]
             if self.fit_response:
                 needed += entry["n_response_tokens"] or 0
@@ -227,15 +226,20 @@ class _Block:
         entry["row_id"] = self.ids.take(digest, own_id, f"{row.source}, row {row.ordinal}")
         return entry
 
-    def _count_tokens(self, entries: Sequence[dict[str, Any]]) -> None:
-        """Add the token counts to rows with status ok."""
+    def _count_tokens(self, rendered: _Entries) -> _Entries:
+        """Add the tokens to rows that are rendered; return those whose prompt can be read."""
         chat = self.rendering.chat is not None
-        encode = encode_chat_prompts if chat else encode_prompts
-        answered = [entry for entry in entries if entry["response"] is not None]
+        encode = encode_chat_prompts if chat else encode_rows
+        found = encode(self.tokenizer, [entry["prompt"] for entry in rendered])
+        for entry, ids in zip(rendered, found, strict=True):
+            if ids is None:
+                entry["status"] = Status.SPECIAL_TOKEN
+            else:
+                entry["n_prompt_tokens"] = entry["n_train_tokens"] = len(ids)
+                entry["prompt_ids"] = ids
+        entries = [entry for entry in rendered if entry["status"] == Status.OK]
         prompts = [entry["prompt"] for entry in entries]
-        for entry, ids in zip(entries, encode(self.tokenizer, prompts), strict=True):
-            entry["n_prompt_tokens"] = entry["n_train_tokens"] = len(ids)
-            entry["prompt_ids"] = ids
+        answered = [entry for entry in entries if entry["response"] is not None]
         responses = [entry["response"] for entry in answered]
         after = [(entry["prompt"], entry["prompt_ids"]) for entry in answered] if chat else []
         for entry, ids in zip(
@@ -248,6 +252,7 @@ class _Block:
             lengths = training_lengths(self.train_tokenizer, prompts, texts, chat=chat)
             for entry, length in zip(entries, lengths, strict=True):
                 entry["n_train_tokens"] = length
+        return entries
 
 
 def _ahead(
@@ -275,6 +280,8 @@ def _none_usable(sources: Sequence[Source], counts: Counter[str]) -> str:
     words = f"no row of {', '.join(s.path for s in sources)} can be used: {_named(counts)}"
     if counts[Status.TEMPLATE_REFUSED]:
         words += '; a chat template that refuses system prompts needs prompts.system: ""'
+    if counts[Status.SPECIAL_TOKEN]:
+        words += "; the tokenizer adds its BOS itself: take it out of prompts.template"
     return words
 
 

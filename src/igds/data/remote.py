@@ -19,7 +19,7 @@ _CHECKSUMS = ("ETag", "etag", "Content-MD5", "md5Hash", "blob_id", "sha256", "CR
 """What file systems call a value that changes with the bytes."""
 _TIMES = ("Last-Modified", "LastModified", "last_modified", "mtime", "modified", "created")
 """What they call the time of the last change."""
-_QUERY = re.compile(r"(https?://[^\s?'\"]*)\?(?:(?!::)[^\s'\"])*")
+_QUERY = re.compile(r"([a-z][a-z0-9+.-]*://[^\s?'\"]*)\?(?:(?!::)[^\s'\"])*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Found:
 
     def name(self, path: str) -> str:
         """Return a file's URL; the query, which may hold a signature, is left out."""
-        return _public(self.fs.unstrip_protocol(path) + self.outer)
+        return public(self.fs.unstrip_protocol(path) + self.outer)
 
 
 def is_url(path: str) -> bool:
@@ -58,7 +58,8 @@ def find_remote(url: str, base: Path) -> Found:
     """
     *chain, last = url.split("::")
     for part in (*chain, last):
-        if urlsplit(part).password is not None:
+        web = urlsplit(part).scheme in ("http", "https", "ftp")
+        if urlsplit(part).password is not None or (web and urlsplit(part).username is not None):
             raise RequestError(
                 f"{urlsplit(part).scheme}://{urlsplit(part).hostname}: a password in a URL would "
                 "be written into the run; give it through the environment or fsspec's own settings"
@@ -80,7 +81,7 @@ def find_remote(url: str, base: Path) -> Found:
         else:
             files = [path]
     if not files:
-        raise RequestError(f"{_public(url)}: no file {'matches' if is_glob else 'below it'}")
+        raise RequestError(f"{public(url)}: no file {'matches' if is_glob else 'below it'}")
     return Found(fs=fs, folder=folder, files=files, outer=url[len(url.partition("::")[0]) :])
 
 
@@ -110,7 +111,7 @@ def reached(url: str) -> Iterator[None]:
     Raises:
         RequestError: always, when the block raises.
     """
-    name = _public(url)
+    name = public(url)
     try:
         yield
     except RequestError:
@@ -121,13 +122,13 @@ def reached(url: str) -> Iterator[None]:
         raise RequestError(f"{name}: {error}: pip install 'fsspec[{extra}]'") from error
     except FileNotFoundError as error:
         # fsspec says so, too, when a server was not reached: the reason is the cause.
-        why = f" ({_public(str(error.__cause__))})" if error.__cause__ else ""
+        why = f" ({public(str(error.__cause__))})" if error.__cause__ else ""
         raise RequestError(f"{name}: no such file or folder{why}") from error
     except Exception as error:
-        words = f"{type(error).__name__}: {_public(str(error))}"
+        words = f"{type(error).__name__}: {public(str(error))}"
         raise RequestError(f"{name} cannot be read: {words}") from error
 
 
-def _public(text: str) -> str:
+def public(text: str) -> str:
     """Return a text without the queries of its web addresses, which may hold signatures."""
     return _QUERY.sub(r"\1", text)

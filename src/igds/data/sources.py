@@ -213,7 +213,7 @@ def _read_delimited(file: SourceFile, delimiter: str) -> Iterator[Record]:
         # Bytes that are not UTF-8 become lone surrogates, by which `json_record` knows the row.
         io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="") as text,
     ):
-        reader = csv.reader(text, delimiter=delimiter)
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
         header = next(reader, [])
         if len(set(header)) != len(header):
             raise RequestError(f"{file.name}: two columns have one name in {', '.join(header)}")

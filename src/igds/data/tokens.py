@@ -25,6 +25,24 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
         RequestError: the tokenizer adds a BOS and a text brings one too, or it adds a token
             after the text, where the read position is.
     """
+    found: list[list[int]] = []
+    for text, ids in zip(texts, encode_rows(tokenizer, texts), strict=True):
+        if ids is None:
+            raise RequestError(
+                f"a prompt brings a {tokenizer.bos_token} of its own, and the tokenizer adds one: "
+                f"take {tokenizer.bos_token} out of the template or the row; the prompt begins "
+                f"{text[:60]!r}"
+            )
+        found.append(ids)
+    return found
+
+
+def encode_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int] | None]:
+    """Return the token ids of each prompt; None where it brings a BOS beside the tokenizer's own.
+
+    Raises:
+        RequestError: the tokenizer adds a token after the text, where the read position is.
+    """
     before, after = added_tokens(tokenizer)
     if after:
         raise RequestError(
@@ -32,17 +50,9 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
             "position must be the prompt's own last token; switch that off in its "
             "tokenizer_config.json (add_eos_token: false)"
         )
-    ids = encode_unchecked(tokenizer, texts)
     bos = tokenizer.bos_token_id
-    if bos in before:
-        for text, row in zip(texts, ids, strict=True):
-            if row.count(bos) != 1:
-                raise RequestError(
-                    f"a prompt has {row.count(bos)} {tokenizer.bos_token} tokens, and exactly one "
-                    f"is right: the tokenizer adds one itself, so take {tokenizer.bos_token} out "
-                    f"of the template or the row; the prompt begins {text[:60]!r}"
-                )
-    return ids
+    ids = encode_unchecked(tokenizer, texts)
+    return [row if bos not in before or row.count(bos) == 1 else None for row in ids]
 
 
 def encode_unchecked(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

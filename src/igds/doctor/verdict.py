@@ -81,7 +81,7 @@ def _misplaced(figures: LayerFigures) -> Iterator[_Reason]:
             "unfit",
             f"{kind}: this SAE explains {blocks[best]:.2f} of block {best} and {own:.2f} of block "
             f"{here}, for which it is configured. Blocks count from 0 and an SAE reads a block's "
-            f"output, which transformers calls hidden_states[{best + 1}]; mend its hook name",
+            f"output, blocks.{best}.hook_resid_post; mend its hook name",
         )
     elif (
         scale.explained_variance >= max(VARIANCE_UNFIT, own + SCALE_GAIN) and factor >= SCALE_FACTOR

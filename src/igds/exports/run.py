@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from igds.config.schema import USE_FEATURES
 from igds.errors import RequestError
 from igds.exports.axolotl import write_axolotl
 from igds.exports.formats import Format, Order
@@ -71,13 +72,11 @@ def export_run(folder: RunFolder, path: Path, form: Format, order: Order) -> lis
 
 def _stamp(folder: RunFolder) -> str | None:
     """Return what must be said of the run's features, None when they are confirmed or not used."""
-    found = read_json(folder.path / "intervene" / "task_features.json") or {}
-    if found.get("outcome") != UNCONFIRMED.lower():
+    method = (read_json(folder.path / "select" / "summary.json") or {}).get("method")
+    found = read_json(folder.path / "intervene" / "task_features.json")
+    if method not in USE_FEATURES or found is None or found["outcome"] == "confirmed":
         return None
-    return (
-        f"{UNCONFIRMED}: no feature behind this selection has passed a family-wise test "
-        f"({found['reason']})"
-    )
+    return f"{UNCONFIRMED}: no feature behind this selection is confirmed ({found['reason']})"
 
 
 def _write_scores(path: Path, rows: Chosen, selection: pa.Table, facts: dict[str, Any]) -> None:

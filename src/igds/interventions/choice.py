@@ -11,7 +11,7 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from igds.config.schema import Intervene
-from igds.interventions.confirm import Evidence, prompts_needed, unconfirmed
+from igds.interventions.confirm import Bar, Evidence, prompts_needed, unconfirmed
 from igds.interventions.controls import beaten_by, two_sided
 
 ALIKE = 0.7
@@ -40,8 +40,8 @@ class Candidates:
     """Feature -> its decoder row."""
     activations: Mapping[str, Float[np.ndarray, " prompts"]]
     """Feature -> its activations on S2."""
-    deltas: Mapping[str, Float[np.ndarray, " prompts"]]
-    """Feature -> its deltas on S3."""
+    bars: Callable[[str], list[Bar]]
+    """Feature -> all that S3 must show of it."""
     controls: Callable[[str], pa.Table]
     """Feature -> the effects of its controls on S3; called once for each that could be chosen."""
 
@@ -74,16 +74,19 @@ def choose(given: Candidates) -> Choice:
     controls: dict[str, pa.Table] = {}
     confirmed, refused = _pick(given, top_k, lambda name: _doubt(given, name, controls))
     usable, unusable = _pick(given, top_k, lambda _name: "")
-    if confirmed:
+    if len(confirmed) == 1:
         features, outcome = confirmed, "confirmed"
-        reason = "confirmed on S3 by the family-wise test, and beyond their controls"
+        reason = "confirmed on S3 by the family-wise test, and beyond its controls"
+    elif confirmed and given.settings.allow_unconfirmed:
+        features, outcome = confirmed, "unconfirmed"
+        reason = f"each of {', '.join(confirmed)} is confirmed on S3, but not what they do together"
     elif usable and given.settings.allow_unconfirmed:
         features, outcome, refused = usable, "unconfirmed", unusable
         why = _why(given, usable[0], controls)
         reason = f"{usable[0]} is the first usable feature in S2 order, but {why}"
     else:
         features, outcome = [], "none"
-        reason = _nothing(given, usable, refused, controls)
+        reason = _nothing(given, confirmed, usable, refused, controls)
     sides = {f: two_sided(given.s3[f], _controls(given, f, controls)) for f in features}
     return Choice(
         outcome=outcome,
@@ -163,21 +166,28 @@ def _controls(given: Candidates, name: str, known: dict[str, pa.Table]) -> pa.Ta
 def _why(given: Candidates, name: str, controls: dict[str, pa.Table]) -> str:
     """Return why a usable feature is unconfirmed, and what would settle it."""
     doubt = _doubt(given, name, controls)
-    needed = prompts_needed(given.deltas[name], len(given.family))
     if not doubt.startswith("not confirmed on S3"):
         return doubt
-    if needed is None:
-        return f"{doubt}; its mean delta there is not above 0"
-    return f"{doubt}; about {needed} prompts in S3 (intervene.confirm_rows) would settle it"
+    found = given.bars(name)
+    needed = prompts_needed(found)
+    if needed is None or needed <= len(found[0].values):
+        return doubt
+    return f"{doubt}; about {needed} new prompts in S3 (intervene.confirm_rows) would settle it"
 
 
 def _nothing(
     given: Candidates,
+    confirmed: Sequence[str],
     usable: Sequence[str],
     refused: Mapping[str, str],
     controls: dict[str, pa.Table],
 ) -> str:
     """Return why there is no task feature."""
+    if confirmed:
+        return (
+            f"each of {', '.join(confirmed)} is confirmed on S3, but not what they do together: "
+            "set intervene.top_k to 1"
+        )
     if usable:
         why = _why(given, usable[0], controls)
         return f"nothing is confirmed; the best unconfirmed feature is {usable[0]}: {why}"

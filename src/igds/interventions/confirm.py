@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float
 
+from igds.errors import RequestError
 from igds.stats.rank import spearman
 from igds.stats.signflip import FLIPS, sign_flip_test
 
@@ -51,13 +52,16 @@ def family_evidence(
         seed: of the sign flips.
 
     Raises:
-        ValueError: the smallest p of the flips is not below the level each test needs.
+        RequestError: the smallest p of the flips is not below the level each test needs.
     """
     if not family:
         return {}
-    if ALPHA / len(family) <= 1 / (FLIPS + 1):
-        raise ValueError(f"{FLIPS} flips cannot confirm one of {len(family)} features")
     values, rows = delta_matrix(samples, family)
+    if ALPHA / len(family) <= 1 / (FLIPS + 1):
+        raise RequestError(
+            f"{FLIPS} sign flips cannot confirm one of {len(family)} features: lower "
+            "intervene.confirm_n"
+        )
     found = sign_flip_test(values, [clusters[row] for row in rows], seed=seed)
     return {
         name: Evidence(**{key: float(getattr(found, key)[place]) for key in COLUMNS})
@@ -97,16 +101,46 @@ def unconfirmed(found: Evidence, effect: Mapping[str, Any], delta_min: float) ->
     return ""
 
 
-def prompts_needed(deltas: Float[np.ndarray, " prompts"], family: int) -> int | None:
-    """Return how many S3 prompts would confirm this mean at this deviation, 9 times in 10.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """One thing that S3 must show of a feature."""
 
-    None where the mean is not above 0: no number of prompts would.
+    values: Float[np.ndarray, " prompts"]
+    """Per prompt, nats a token."""
+    above: float
+    """What their mean must exceed."""
+    alpha: float
+    """One-sided level, 0-1."""
+
+
+def bars(samples: pa.Table, feature: str, family: int, delta_min: float) -> list[Bar]:
+    """Return all that S3 must show of a feature, by its samples there."""
+    own = samples.filter(pc.equal(samples["feature"], feature))
+    found = [
+        Bar(values=own["delta"].to_numpy(), above=0.0, alpha=ALPHA / family),
+        Bar(values=own["delta"].to_numpy(), above=delta_min, alpha=ALPHA / 2),
+    ]
+    for column in ("delta_contrast", "delta_without_first_5"):
+        values = own[column].drop_null().to_numpy()
+        if len(values):
+            found.append(Bar(values=values, above=0.0, alpha=ALPHA / 2))
+    return found
+
+
+def prompts_needed(found: Sequence[Bar]) -> int | None:
+    """Return how many prompts would clear each bar at these means and deviations, 9 times in 10.
+
+    None where a mean is not above its bar: no number of prompts would.
     """
-    mean, deviation = float(deltas.mean()), float(deltas.std(ddof=1)) if len(deltas) > 1 else 0.0
-    if mean <= 0:
-        return None
-    z = NormalDist().inv_cdf(1 - ALPHA / max(1, family)) + NormalDist().inv_cdf(POWER)
-    return max(2, int(np.ceil((z * deviation / mean) ** 2)))
+    needed = 2
+    for bar in found:
+        margin = float(bar.values.mean()) - bar.above
+        if margin <= 0:
+            return None
+        z = NormalDist().inv_cdf(1 - bar.alpha) + NormalDist().inv_cdf(POWER)
+        deviation = float(bar.values.std(ddof=1)) if len(bar.values) > 1 else 0.0
+        needed = max(needed, int(np.ceil((z * deviation / margin) ** 2)))
+    return needed
 
 
 def split_half_spearman(values: Float[np.ndarray, "features prompts"], seed: int) -> float:

@@ -19,8 +19,8 @@ from igds.data.seeds import seeded_bits
 from igds.errors import RequestError
 from igds.stats.bootstrap import paired_bootstrap
 
-DOSES = (-1.0, -0.5, 0.5, 2.0)
-"""Coefficients beside the run's own; at -1 the feature is ablated."""
+DOSES = (-1.0, -0.5, 0.5, 1.0, 2.0)
+"""Coefficients that are measured beside the run's own; at -1 the feature is ablated."""
 UNLIKE = 0.3
 """Decoder cosine below which another feature counts as another direction."""
 QUANTILE = 0.95
@@ -90,7 +90,7 @@ def make_controls(
             f"{feature}: only {len(unlike)} features of its SAE point elsewhere (|cos| under "
             f"{UNLIKE}): set intervene.controls to at most that (now {draws})"
         )
-    centre = task.mean(axis=0)
+    centre, doses = task.mean(axis=0), [dose for dose in DOSES if dose != coefficient]
     families = {
         "decoder": unit[rng.choice(unlike, draws, replace=False)],
         # a weighted sum of centred rows has their covariance
@@ -98,10 +98,10 @@ def make_controls(
         "isotropic": _unit(rng.normal(size=(draws, len(direction)))),
         "mean": _unit(centre[None]),
         "difference": _unit((centre - other.mean(axis=0))[None]),
-        "dose": np.stack([direction / np.linalg.norm(direction)] * len(DOSES)),
+        "dose": np.stack([direction / np.linalg.norm(direction)] * len(doses)),
     }
     sizes = {kind: [coefficient] * len(rows) for kind, rows in families.items()}
-    sizes["dose"] = list(DOSES)
+    sizes["dose"] = doses
     norm = np.linalg.norm(direction)
     scales = np.concatenate([sizes[kind] for kind in families])[:, None] * norm
     return Controls(

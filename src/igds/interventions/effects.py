@@ -33,6 +33,7 @@ EFFECTS = pa.schema(
         "coefficient": pa.float64(),
         "n": pa.int32(),
         "active": pa.int32(),
+        "changed": pa.int32(),
         "n_without_first_5": pa.int32(),
         "n_answer": pa.int32(),
         "delta": pa.float64(),

@@ -21,6 +21,7 @@ from igds.features import FeatureId
 from igds.interventions.choice import Candidates, choose
 from igds.interventions.confirm import (
     ALPHA,
+    bars,
     delta_matrix,
     family_evidence,
     split_half_spearman,
@@ -135,7 +136,7 @@ def run_funnel(funnel: Funnel) -> Outcome:
             specificity_low=funnel.specificity_low,
             direction=funnel.direction,
             activations=_activations(done.samples[1]),
-            deltas=dict(zip(family, delta_matrix(done.samples[2], family)[0], strict=True)),
+            bars=lambda name: bars(done.samples[2], name, len(family), settings.delta_min),
             controls=funnel.controls,
         )
     )

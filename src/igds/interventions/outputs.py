@@ -24,8 +24,8 @@ from igds.saes.sae import FeatureEncoder
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Outputs = list[list[list[int]]]
-"""[1 + candidates][samples] token ids, the unedited ones first."""
+Texts = list[list[int]]
+"""Token ids of each sample."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,37 +65,36 @@ def generated_outputs(
 ) -> pa.Table:
     """Return one row an example, position, feature and sample, with the columns of `OUTPUTS`.
 
-    A feature that is inactive at t* cannot change anything at position `read`: its output is the
-    unedited one, without a run of its own.
+    Beside each output stands that of the unedited row in the same batch: what batches of another
+    size would round otherwise is in both. A feature that is inactive at t* cannot change anything
+    at position `read`: its output is the unedited one, without a run of its own.
     """
     stops = stop_ids(model, tokenizer)
     rows: list[dict[str, object]] = []
 
-    def keep(row_id: str, position: str | None, feature: str | None, outputs: list) -> None:
-        for sample, ids in enumerate(outputs):
-            text = tokenizer.decode(ids, skip_special_tokens=True)
-            row = {"row_id": row_id, "position": position, "feature": feature}
-            rows.append({**row, "sample": sample, "text": text})
+    def keep(row_id: str, position: str, feature: FeatureId, edited: Texts, plain: Texts) -> None:
+        for sample, ids in enumerate(zip(edited, plain, strict=True)):
+            text, original = (tokenizer.decode(one, skip_special_tokens=True) for one in ids)
+            row = {"row_id": row_id, "position": position, "feature": str(feature)}
+            rows.append({**row, "sample": sample, "text": text, "original": original})
 
     for example in examples:
         grouped = group_by_layer(saes, features)
         prefix = run_prefix(model, example.prompt_ids, [sae.layer for sae, _ in grouped])
-        original, read = _read(model, prefix, grouped, example.row_id, settings, stops)
-        keep(example.row_id, None, None, original)
-        for feature, outputs in read.items():
-            keep(example.row_id, "read", str(feature), outputs)
+        read = _read(model, prefix, grouped, example.row_id, settings, stops)
+        for feature, (edited, plain) in read.items():
+            keep(example.row_id, "read", feature, edited, plain)
         for sae, indices in grouped:
             size = settings.rows(prefix.length)
             for start in range(0, len(indices), size):
                 chunk = indices[start : start + size]
-                found = generate_always(
+                plain, *found = generate_always(
                     model, prefix, sae, chunk, settings.coefficient,
                     choose=settings.choice(example.row_id, len(chunk)), samples=settings.samples,
                     max_new_tokens=settings.max_new_tokens, stop_ids=stops,
                 )  # fmt: skip
-                for index, outputs in zip(chunk, found[1:], strict=True):
-                    name = str(FeatureId(sae.layer, index))
-                    keep(example.row_id, "generated", name, outputs)
+                for index, edited in zip(chunk, found, strict=True):
+                    keep(example.row_id, "generated", FeatureId(sae.layer, index), edited, plain)
     return pa.Table.from_pylist(rows, schema=OUTPUTS)
 
 
@@ -114,8 +113,8 @@ def _read(
     row_id: str,
     settings: Generation,
     stops: Sequence[int],
-) -> tuple[list[list[int]], dict[FeatureId, list[list[int]]]]:
-    """Return the unedited outputs, and those of each feature edited at t* alone."""
+) -> dict[FeatureId, tuple[Texts, Texts]]:
+    """Return each feature's outputs edited at t* alone, and the unedited ones of its batch."""
     live, silent = [], []
     for sae, indices in grouped:
         acts = sae.encode_columns(prefix.states[sae.layer].cpu()[None], indices)[0]
@@ -124,7 +123,7 @@ def _read(
             feature = FeatureId(sae.layer, index)
             (live if vector.any() else silent).append((feature, vector.to(model.device)))
     size, found = settings.rows(prefix.length), {}
-    original: list[list[int]] = []
+    plain: Texts = []
     for start in range(0, max(1, len(live)), size):
         chunk = live[start : start + size]
         layers = sorted({feature.layer for feature, _ in chunk}) or [grouped[0][0].layer]
@@ -137,9 +136,10 @@ def _read(
             model, prefix, edits, choose=settings.choice(row_id, len(chunk)),
             samples=settings.samples, max_new_tokens=settings.max_new_tokens, stop_ids=stops,
         )  # fmt: skip
-        original = outputs[0]
-        found |= dict(zip((feature for feature, _ in ordered), outputs[1:], strict=True))
-    return original, found | {feature: original for feature, _ in silent}
+        plain, *edited = outputs
+        for (feature, _), texts in zip(ordered, edited, strict=True):
+            found[feature] = (texts, plain)
+    return found | {feature: (plain, plain) for feature, _ in silent}
 
 
 def _stacked(

@@ -20,6 +20,9 @@ POSITIONS = ("read", "generated")
 INFORMATIVE = (0.05, 0.95)
 """Task scores of the unedited model outside of which a change can hardly show."""
 
+DISCORDANT = 20
+"""Prompts whose score should differ between two arms before their means are compared."""
+
 OUTPUTS = pa.schema(
     {
         "row_id": pa.string(),
@@ -27,9 +30,10 @@ OUTPUTS = pa.schema(
         "feature": pa.string(),
         "sample": pa.int32(),
         "text": pa.string(),
+        "original": pa.string(),
     }
 )
-"""What workers return: one row an output; position and feature are null for the unedited model."""
+"""What workers return: one row an output, beside it that of the unedited row in its own batch."""
 
 SAMPLES = pa.schema(
     {
@@ -40,12 +44,13 @@ SAMPLES = pa.schema(
         "task_score": pa.float64(),
         "original_score": pa.float64(),
         "delta": pa.float64(),
+        "changed": pa.int32(),
         "text": pa.string(),
         "original_text": pa.string(),
     }
 )
 """Columns of `intervene/samples.parquet` in this mode; scores are means over the samples of a
-prompt, texts those of its first sample."""
+prompt, `changed` how many of them the edit changed, texts those of its first sample."""
 
 
 def paper_samples(outputs: pa.Table, score: Callable[[str, str], float]) -> pa.Table:
@@ -56,9 +61,10 @@ def paper_samples(outputs: pa.Table, score: Callable[[str, str], float]) -> pa.T
         score: (row id, output) -> task score, 0-1; called once for equal arguments.
     """
     known: dict[tuple[str, str], float] = {}
-    texts: dict[tuple[str, str | None, str | None], list[str]] = {}
+    texts: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
     for row in outputs.sort_by([("row_id", "ascending"), ("sample", "ascending")]).to_pylist():
-        texts.setdefault((row["row_id"], row["position"], row["feature"]), []).append(row["text"])
+        key = (row["row_id"], row["position"], row["feature"])
+        texts.setdefault(key, []).append((row["text"], row["original"]))
 
     def mean(row_id: str, found: Sequence[str]) -> float:
         for text in found:
@@ -67,10 +73,8 @@ def paper_samples(outputs: pa.Table, score: Callable[[str, str], float]) -> pa.T
         return float(np.mean([known[row_id, text] for text in found]))
 
     rows = []
-    for (row_id, position, feature), found in texts.items():
-        if feature is None:
-            continue
-        original = texts[row_id, None, None]
+    for (row_id, position, feature), pairs in texts.items():
+        found, original = (list(side) for side in zip(*pairs, strict=True))
         after, before = mean(row_id, found), mean(row_id, original)
         rows.append(
             {
@@ -81,6 +85,7 @@ def paper_samples(outputs: pa.Table, score: Callable[[str, str], float]) -> pa.T
                 "task_score": after,
                 "original_score": before,
                 "delta": after - before,
+                "changed": sum(new != old for new, old in pairs),
                 "text": found[0],
                 "original_text": original[0],
             }
@@ -119,7 +124,7 @@ def paper_effects(
                 "rule": RULE,
                 "coefficient": coefficient,
                 "n": len(own),
-                "active": sum(row["text"] != row["original_text"] for row in own),
+                "changed": sum(row["changed"] > 0 for row in own),
                 "delta": found.mean,
                 "delta_low": low,
                 "delta_high": high,
@@ -135,17 +140,22 @@ def paper_choice(
 ) -> dict[str, Any]:
     """Return what `intervene/task_features.json` says: the top K by mean delta, unconfirmed."""
     ranked = [row["feature"] for row in effects.to_pylist() if row["position"] == position]
-    original = {
-        row["row_id"]: row["original_score"]
-        for row in samples.select(["row_id", "original_score"]).to_pylist()
-    }
+    rows = samples.select(["row_id", "position", "feature", "original_score", "delta"]).to_pylist()
+    original = {row["row_id"]: row["original_score"] for row in rows}
     score = float(np.mean(list(original.values())))
+    here = [row["delta"] for row in rows if row["position"] == position]
+    moved = float(np.count_nonzero(here)) / max(1, len(ranked))
     reason = (
         "the published procedure chooses and judges on the same rows, so nothing is confirmed; the "
         f"unedited model's task score is {score:.3f}"
     )
     if not INFORMATIVE[0] <= score <= INFORMATIVE[1]:
         reason += ", where a change can hardly show: the metric does not inform for this model"
+    elif moved < DISCORDANT:
+        reason += (
+            f"; a feature changes the score of {moved:.1f} prompts on average, under "
+            f"{DISCORDANT}: too few to tell features apart"
+        )
     return {
         "outcome": "unconfirmed",
         "judged_by": position,

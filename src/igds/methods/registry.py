@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors.numpy import load_file
 
+from igds.config.schema import USE_FEATURES
 from igds.data.seeds import seeded_bits
 from igds.features import FeatureId
 from igds.methods import dense, resonance, simple
@@ -81,7 +82,7 @@ def random_features(given: Ingredients) -> tuple[FeatureId, ...]:
 
 def needs_features(name: str) -> bool:
     """Return whether a method is made from the task features or their block."""
-    return name in ("igds", "igds-random", "cosine")
+    return name in USE_FEATURES
 
 
 def needs_model(name: str) -> bool:
@@ -93,9 +94,11 @@ def _resonance(name: str, features: Sequence[FeatureId], given: Ingredients) -> 
     layers = sorted({feature.layer for feature in features})
     saes = {str(layer): asdict(given.saes[layer]) for layer in layers}
     arguments: dict[str, Any] = {"saes": saes, "features": [str(feature) for feature in features]}
-    # A random feature stands in for the task feature of its rank, delta included.
-    deltas = [given.deltas[feature] for feature in given.features]
-    weights, offset = aggregate(given.aggregate, features, given.saes, given.residuals, deltas)
+    # A random feature may never vary, so those of igds-random have no z score.
+    own = features == given.features
+    kind = given.aggregate if own or given.aggregate in ("raw", "folded") else "auto"
+    deltas = [given.deltas[feature] for feature in features] if own else []
+    weights, offset = aggregate(kind, features, given.saes, given.residuals, deltas)
     return MethodSpec(
         name=name, kind="resonance", weights=weights, offset=offset, arguments=arguments
     )

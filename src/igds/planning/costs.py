@@ -65,8 +65,9 @@ def stage_costs(
 ) -> list[Cost]:
     """Return the costs of the stages that the configuration has, in run order.
 
-    Upper bounds where a cost depends on what is found: features are taken to sit at the first SAE
-    block, the pool to be read up to the last.
+    Where a cost depends on what is found, features are taken to sit at the first SAE block and the
+    pool to be read up to the last; controls are those of one feature. The few unedited rows beside
+    the candidates are left out.
 
     Args:
         config: the run.
@@ -89,7 +90,7 @@ def stage_costs(
         costs.append(
             Cost(step="recall", tokens=tokens, multiply_adds=float(tokens * cut), memory=memory)
         )
-    if config.intervene and "validation" in sets:
+    if config.intervene and "validation" in sets and sets["validation"].rows:
         costs += _intervene_costs(config.intervene, sizes, sets["validation"], sae_widths)
     if config.score and "pool" in sets:
         tokens = sets["pool"].prompt
@@ -102,7 +103,7 @@ def stage_costs(
 def _intervene_costs(
     settings: Intervene, sizes: Sizes, validation: SetTokens, sae_widths: Mapping[int, int]
 ) -> list[Cost]:
-    """Return the costs of the screen and of each split's exact deltas."""
+    """Return the costs of the screen and of each split's exact deltas, or of generated outputs."""
     prompt = validation.prompt / validation.rows
     response = validation.response / validation.rows
     first = min(sae_widths)
@@ -110,6 +111,17 @@ def _intervene_costs(
     branch = (sizes.n_blocks - first) * sizes.block_parameters + sizes.head_parameters
     weights = sizes.n_blocks * sizes.block_parameters + sizes.vocab * sizes.d_model
     memory = weights * sizes.bytes_a_weight
+
+    if settings.mode == "paper":
+        outputs = validation.rows * 2 * settings.samples * settings.max_new_tokens
+        return [
+            Cost(
+                step="intervene: generated outputs, a recalled feature",
+                tokens=outputs,
+                multiply_adds=float(outputs * sizes.forward),
+                memory=memory,
+            )
+        ]
 
     def exact(step: str, rows: int, candidates: int, responses: int) -> Cost:
         tokens = rows * candidates * responses * response
@@ -122,7 +134,8 @@ def _intervene_costs(
         )
 
     screen = settings.screen_rows * (prompt + (1 + BACKWARD) * response)
-    controls = len(MATCHED) * settings.controls + 2 + len(DOSES)
+    doses = sum(dose != settings.coefficient for dose in DOSES)
+    controls = len(MATCHED) * settings.controls + 2 + doses
     return [
         Cost(
             step="intervene: gradient screen on S1",
@@ -133,7 +146,7 @@ def _intervene_costs(
         exact("exact on S1", settings.screen_rows, settings.screen_keep + settings.screen_check, 1),
         exact("exact on S2", settings.order_rows, settings.exact_keep, 2),
         exact("exact on S3", settings.confirm_rows, settings.confirm_n, 2),
-        exact("controls on S3", settings.confirm_rows, controls * settings.top_k, 1),
+        exact("controls on S3, a feature", settings.confirm_rows, controls, 1),
     ]
 
 

@@ -48,7 +48,8 @@ def plan_table(
     notes = [
         f"all together about {in_words(total / speed)} with {config.runtime.workers} worker(s) on "
         f"{spec.device}, at {2 * speed / 1e9:.0f} GFLOP/s as just measured",
-        "a forward equivalent is one token through the whole model; features are taken to sit at "
+        "a forward equivalent is one token through the whole model; controls, and outputs in the "
+        "paper mode, are those of one feature; features are taken to sit at "
         f"block {min(widths)}, the first with an SAE, and the pool to be read up to block "
         f"{max(widths)}, the last",
     ]

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ruamel.yaml import YAML
 
+from igds.data.remote import public
 from igds.errors import RequestError
 from igds.features import FeatureId
 from igds.reporting.artifacts import read_json, read_parts, read_table, require_keys
@@ -51,7 +52,7 @@ def read_run(folder: Path, token_activations: Path) -> Run:
     trained = config["model"].get("train_id") and (folder / "transfer").is_dir()
     return Run(
         config=config,
-        config_text=text,
+        config_text=public(text),
         manifest=_manifest(folder / "manifest.json"),
         index=_index(folder / "index" / "summary.json"),
         recall=_recall(folder / "recall") if (folder / "recall").is_dir() else None,
@@ -156,17 +157,19 @@ def _effects(path: Path) -> dict[tuple[FeatureId, str], Effect]:
         "without_first_5": "delta_without_first_5",
         "answer": "delta_answer",
     }
-    plain = ("n", "active", "coefficient", "label", "screen", "p_family")
+    plain = ("n", "active", "changed", "coefficient", "label", "screen", "p_family", "q")
     ends = [f"{stem}_{end}" for stem in intervals for end in ("low", "high")]
     table = read_table(path, ("feature", "split", "position", *plain, *intervals.values(), *ends))
     return {
         (FeatureId.parse(row["feature"]), _measurement(row)): Effect(
             n=row["n"],
-            active=row["active"],
+            active=row["active"] or 0,
+            changed=row["changed"] or 0,
             coefficient=row["coefficient"],
             label=row["label"] or "",
             screen=_number(row["screen"]),
             p_family=_number(row["p_family"]),
+            q=_number(row["q"]),
             **{stem: _interval(row, value, stem) for stem, value in intervals.items()},
         )
         for row in table.to_pylist()

@@ -88,7 +88,7 @@ def stamps(run: Run) -> list[Stamp]:
     found = []
     if run.intervene and run.intervene.outcome == "unconfirmed":
         words = (
-            "No feature has passed a confirmation test. The features, pool scores and selection "
+            "No feature is confirmed. The features, pool scores and selection "
             "on this page rest on unconfirmed evidence."
         )
         found.append(Stamp(words="UNCONFIRMED", lines=(words, run.intervene.reason)))

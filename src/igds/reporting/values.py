@@ -75,6 +75,8 @@ class Effect:
     """Prompts of the split."""
     active: int
     """Prompts on which the feature is active: amplification does nothing on the others."""
+    changed: int
+    """Prompts whose generated output changed; 0 where none was generated."""
     coefficient: float
     delta: Interval
     contrast: Interval
@@ -88,6 +90,8 @@ class Effect:
     """Gradient estimate of the delta."""
     p_family: float
     """Family-wise p on S3, 0-1; NaN on other splits."""
+    q: float
+    """Benjamini-Hochberg over the same family, 0-1; NaN on other splits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,6 +64,11 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder}: architecture {config['architecture']!r} is not supported; supported: "
             + ", ".join(_ACTIVATIONS)
         )
+    if (config.get("model_from_pretrained_kwargs") or {}).get("center_writing_weights"):
+        raise RequestError(
+            f"{folder}: it was trained on a model with centred writing weights, whose residuals "
+            "are not those of the transformers model"
+        )
     if config.get("finetuning_scaling_factor"):
         raise RequestError(f"{folder}: a finetuning_scaling_factor is not supported")
     return config
