@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert left.value.code == 0
     shown = capsys.readouterr().out
     names = (
-        "run, recall, intervene, score, select, report, status, explain, export, init, saes, doctor"
+        "run, plan, recall, intervene, score, select, report, status, explain, export, init, saes, "
+        "doctor"
     )
     for name in names.split(", "):
         assert f"• {name} " in shown
@@ -148,6 +150,16 @@ def test_init_writes_a_config_that_loads(
     monkeypatch.chdir(tmp_path)
     assert main(["init", task]) == 0
     assert load_config("igds.yaml").config == example(task)
+
+
+def test_init_with_the_published_settings(tmp_path: Path) -> None:
+    path = tmp_path / "igds.yaml"
+    assert main(["init", "math", "--paper", "--output", str(path)]) == 0
+    config = load_config(path).config
+    assert config.recall.min_frequency == 0.8
+    assert (config.intervene.mode, config.intervene.coefficient) == ("paper", 1.0)
+    assert (config.intervene.top_k, config.score.aggregate) == (1, "raw")
+    assert config.select.budget.ratio == Decimal("0.5")
 
 
 def test_init_never_overwrites(tmp_path: Path) -> None:

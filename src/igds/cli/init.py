@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -31,6 +32,8 @@ class Init:
     """What the rows are for."""
     output: Path = Path("igds.yaml")
     """File to write."""
+    paper: bool = False
+    """The published settings: generated outputs on one split, the raw sum, half of the pool."""
 
     def execute(self, overrides: Sequence[str]) -> None:  # noqa: ARG002
         """Write the file.
@@ -42,15 +45,16 @@ class Init:
             raise RequestError(f"{self.output.parent} is not a folder")
         try:
             with self.output.open("x", encoding="utf-8") as file:
-                file.write(commented_yaml(example(self.task)))
+                file.write(commented_yaml(example(self.task, paper=self.paper)))
         except FileExistsError as error:
             raise RequestError(f"{self.output} is there already: name another --output") from error
         print(f"{self.output} written: set model.id, saes and the data paths, then")
         print(f"igds run {self.output}")
 
 
-def example(task: str) -> schema.Config:
-    """Return the configuration that `igds init` writes: every stage, default settings."""
+def example(task: str, *, paper: bool = False) -> schema.Config:
+    """Return the configuration that `igds init` writes: every stage, default or published."""
+    ratio = Decimal("0.5" if paper else "0.2")
     return schema.Config(
         name=task,
         model=schema.Model(id="path/to/model"),
@@ -62,9 +66,12 @@ def example(task: str) -> schema.Config:
         ),
         task=schema.Task(name=task),
         recall=schema.Recall(),
-        intervene=schema.Intervene(allow_unconfirmed=True),
-        score=schema.Score(methods=("igds", "igds-random", "cosine", "length", "random")),
-        select=schema.Select(),
+        intervene=schema.Intervene(mode="paper" if paper else "rigorous", allow_unconfirmed=True),
+        score=schema.Score(
+            methods=("igds", "igds-random", "cosine", "length", "random"),
+            aggregate="raw" if paper else "auto",
+        ),
+        select=schema.Select(budget=schema.Budget(ratio=ratio)),
         report=schema.Report(),
     )
 
