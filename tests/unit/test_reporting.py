@@ -342,3 +342,13 @@ def test_a_model_to_be_trained_that_could_not_be_measured_says_why(tmp_path: Pat
 
 def test_without_such_a_model_nothing_is_said(page: Page) -> None:
     assert "model to be trained" not in page.text
+
+
+def test_the_family_test_the_controls_and_the_doses_are_shown(page: Page) -> None:
+    assert "0.0123 (q 0.0321)" in page.text
+    assert "other decoder rows +0.0038" in page.text  # 95th percentile of 0 to 0.0038
+    assert "residual draws +0.0019" in page.text
+    assert "1: \u22120.0391, " in page.text and "2: +0.0601" in page.text
+    assert "one-sided" not in page.text
+    assert "Of 12 features that it left out" in page.text
+    assert "at most 35.4 % by the interval" in page.text
