@@ -13,6 +13,7 @@ from igds.data.files import pick_split
 from igds.data.records import Record
 from igds.data.tables import BATCH_ROWS, batch_records
 from igds.errors import RequestError
+from igds.hub import hub_errors
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -68,26 +69,19 @@ def _repository(source: Source) -> str:
 @contextmanager
 def _asked(source: Source) -> Iterator[None]:
     """Turn whatever the Hub's client raises in the block into an error that names the set."""
-    from huggingface_hub import errors as hub
-
     where = source.path + (f" at revision {source.revision!r}" if source.revision else "")
+    offline = "without a connection, give a folder that save_to_disk of datasets wrote"
     try:
-        yield
+        with hub_errors(
+            where,
+            absent=f"{where}: the Hub has no such set of rows, or you have no right to it (then "
+            "`hf auth login`)",
+            unreachable=f"{where} cannot be read: {offline}",
+        ):
+            yield
     except RequestError:
         raise
-    except hub.GatedRepoError as error:
-        raise RequestError(
-            f"{where} is gated: accept its terms on the Hub, then `hf auth login`"
-        ) from error
-    except hub.RevisionNotFoundError as error:
-        raise RequestError(f"{where}: the Hub has no such branch, tag or commit") from error
-    except (hub.RepositoryNotFoundError, hub.HFValidationError) as error:
-        raise RequestError(
-            f"{where}: the Hub has no such set of rows, or you have no right to it (then "
-            "`hf auth login`)"
-        ) from error
     except Exception as error:
         raise RequestError(
-            f"{where} cannot be read: {type(error).__name__}: {error}. Without a connection, give "
-            "a folder that save_to_disk of datasets wrote"
+            f"{where} cannot be read: {type(error).__name__}: {error}; {offline}"
         ) from error

@@ -7,6 +7,7 @@ from glob import escape
 from pathlib import Path
 
 from igds.errors import RequestError
+from igds.hub import hub_errors
 
 
 def download(repo: str, path: str, revision: str | None, files: Sequence[str]) -> tuple[Path, str]:
@@ -24,26 +25,17 @@ def download(repo: str, path: str, revision: str | None, files: Sequence[str]) -
         RequestError: no such repository, revision or file, no right to it, or it can neither be
             reached nor found in the cache.
     """
-    from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
 
     where = f"SAE {repo}/{path}" + (f" at revision {revision!r}" if revision else "")
     patterns = [escape(path), *(f"{escape(path)}/{name}" for name in files)]
-    try:
+    with hub_errors(
+        where,
+        absent=f"{where}: the Hub has no repository {repo!r}",
+        unreachable=f"{where} is not on this machine and the Hub cannot be reached; where it can: "
+        f"{_command(repo, path, revision)}",
+    ):
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    except hub.GatedRepoError as error:
-        raise RequestError(
-            f"{where} is gated: accept its terms on the Hub, then `hf auth login`"
-        ) from error
-    except hub.RevisionNotFoundError as error:
-        raise RequestError(f"{where}: the Hub has no such branch, tag or commit") from error
-    except (hub.RepositoryNotFoundError, hub.HFValidationError) as error:
-        raise RequestError(f"{where}: the Hub has no repository {repo!r}") from error
-    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, hub.HfHubHTTPError) as error:
-        raise RequestError(
-            f"{where} is not on this machine and the Hub cannot be reached; where it can: "
-            f"{_command(repo, path, revision)}"
-        ) from error
     if not (folder / path).exists():
         raise RequestError(
             f"{where} is neither on the Hub nor in the cache at commit {folder.name}; if this "
