@@ -33,4 +33,4 @@ def hub_errors(where: str, *, absent: str, unreachable: str) -> Iterator[None]:
     except (hub.RepositoryNotFoundError, hub.HFValidationError) as error:
         raise RequestError(absent) from error
     except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, hub.HfHubHTTPError) as error:
-        raise RequestError(f"{unreachable} ({error})") from error
+        raise RequestError(unreachable) from error

@@ -13,7 +13,8 @@ SRC = Path(__file__).parents[2] / "src" / "igds"
 LAYERS = (
     "errors", "progress", "cache", "hub", "features", "rows", "stats", "config", "runs",
     "executors", "data", "exports", "saes", "models", "tasks", "reading", "interventions",
-    "methods", "selection", "sae_training", "doctor", "planning", "reporting", "stages", "pipeline", "cli",
+    "methods", "selection", "sae_training", "doctor", "planning", "reporting", "stages",
+    "pipeline", "cli",
 )  # fmt: skip
 """Low to high: a module imports from its own package and from those before it."""
 
