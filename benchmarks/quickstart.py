@@ -109,7 +109,7 @@ def features_table(run: Run) -> Table:
             f"{fact['control_frequency']:.2f}",
             _interval(fact, "specificity", ".2f"),
             _interval(effect, "delta", "+.4f"),
-            f"{effect['p_family']:.4f}",
+            f"{effect['p_family']:.2g}",
             effect["label"],
             outcome["outcome"].upper() if name in chosen else "",
         )
