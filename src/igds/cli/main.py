@@ -62,10 +62,10 @@ def main(words: Sequence[str] | None = None) -> int:
         _say(f"error: {error}")
         return WRONG if isinstance(error, ValueError) else FAILED
     except KeyboardInterrupt:
-        _say("interrupted: the same command goes on from here")
+        _say(f"interrupted{_onward(words)}")
         return INTERRUPTED
     except _Terminated:
-        _say("terminated: the same command goes on from here")
+        _say(f"terminated{_onward(words)}")
         return TERMINATED
     return 0
 
@@ -87,6 +87,12 @@ def _parse(words: list[str]) -> tuple[Command, list[str]]:
         return_unknown_args=True,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+
+
+def _onward(words: Sequence[str]) -> str:
+    """Return what the same command would do after it was stopped; nothing of those that restart."""
+    keeps = words and words[0] not in ("doctor", "plan", "explain", "export", "status", "init")
+    return ": the same command goes on from here" if keeps else ""
 
 
 def _name(cls: type) -> str:

@@ -36,4 +36,4 @@ class Plan:
         run = pipeline.run(file, until="index", progress=make_progress())
         columns, rows, notes = plan_table(file, run.folder.path)
         print_table(columns, rows)
-        print("\n".join(notes))
+        print("\n".join([*notes, f"run: {run.folder.path}"]))

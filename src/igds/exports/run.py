@@ -64,10 +64,11 @@ def export_run(folder: RunFolder, path: Path, form: Format, order: Order) -> lis
         with whole_file(notice) as file:
             file.write(f"{stamp}\n".encode())
     notes = write(path, rows)
-    _write_scores(path, rows, selection, {"format": form, "order": order, "stamp": stamp})
+    scores = _write_scores(path, rows, selection, {"format": form, "order": order, "stamp": stamp})
     if stamp is None:
         notice.unlink(missing_ok=True)
-    return [f"{path}: {len(rows.places)} rows", *notes, *([stamp] if stamp else [])]
+    first = f"{path}: {len(rows.places)} rows, in {order} order; scores in {scores.name}"
+    return [first, *notes, *([stamp] if stamp else [])]
 
 
 def _stamp(folder: RunFolder) -> str | None:
@@ -79,8 +80,8 @@ def _stamp(folder: RunFolder) -> str | None:
     return f"{UNCONFIRMED}: no feature behind this selection is confirmed ({found['reason']})"
 
 
-def _write_scores(path: Path, rows: Chosen, selection: pa.Table, facts: dict[str, Any]) -> None:
-    """Write the rows' scores, in the order of the rows."""
+def _write_scores(path: Path, rows: Chosen, selection: pa.Table, facts: dict[str, Any]) -> Path:
+    """Write the rows' scores, in the order of the rows, and return the file."""
     taken = selection.select(["row_id", "pool_score", "rank"]).take(pa.array(rows.places))
     batches = list(rows.batches(["row_id", "source"]))
     named = pa.Table.from_batches(batches).cast(
@@ -91,5 +92,7 @@ def _write_scores(path: Path, rows: Chosen, selection: pa.Table, facts: dict[str
     table = taken.append_column("source", named["source"]).replace_schema_metadata(
         {"igds": json.dumps(metadata)}
     )
-    with whole_file(path.with_name(f"{path.stem}.scores.parquet")) as file:
+    scores = path.with_name(f"{path.stem}.scores.parquet")
+    with whole_file(scores) as file:
         pq.write_table(table, file, compression="zstd")
+    return scores

@@ -146,7 +146,12 @@ def _intervene_costs(
         exact("exact on S1", settings.screen_rows, settings.screen_keep + settings.screen_check, 1),
         exact("exact on S2", settings.order_rows, settings.exact_keep, 2),
         exact("exact on S3", settings.confirm_rows, settings.confirm_n, 2),
-        exact("controls on S3, a feature", settings.confirm_rows, controls, 1),
+        exact(
+            f"{'controls' if settings.controls else 'doses'} on S3, a feature",
+            settings.confirm_rows,
+            controls,
+            1,
+        ),
     ]
 
 

@@ -47,7 +47,8 @@ def plan_table(
     total = sum(cost.multiply_adds for cost in costs)
     notes = [
         f"all together about {in_words(total / speed)} with {config.runtime.workers} worker(s) on "
-        f"{spec.device}, at {2 * speed / 1e9:.0f} GFLOP/s as just measured",
+        f"{spec.device}, at {2 * speed / 1e9:.0f} GFLOP/s as just measured with "
+        f"{worker_threads(config.runtime)} thread(s) each: a busy machine makes this look long",
         "a forward equivalent is one token through the whole model; controls, and outputs in the "
         "paper mode, are those of one feature; features are taken to sit at "
         f"block {min(widths)}, the first with an SAE, and the pool to be read up to block "

@@ -99,7 +99,10 @@ def registry() -> Mapping[str, tuple[Entry, ...]]:
     """
     spec = importlib.util.find_spec("sae_lens")
     if spec is None or spec.origin is None:
-        raise RequestError("the registry of SAEs needs a package: pip install 'igds[saelens]'")
+        raise RequestError(
+            "the registry of SAEs needs a package: pip install 'igds[saelens]' "
+            "(in a clone '.[saelens]')"
+        )
     # PyYAML comes with sae-lens; its C loader reads the 1.5 MB in a second.
     import yaml
 
