@@ -230,7 +230,7 @@ def test_a_mixed_pool_asks_for_specificity():
 
 
 def test_second_feature_must_differ_in_direction_and_activation():
-    settings = Intervene(screen_keep=5, exact_keep=4, confirm_n=4, top_k=2)
+    settings = Intervene(screen_keep=5, exact_keep=4, confirm_n=4, top_k=2, allow_unconfirmed=True)
     assert Bench().run(settings).task_features["features"] == ["L1/0", "L1/1"]
 
     same = Bench()

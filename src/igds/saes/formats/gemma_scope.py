@@ -6,13 +6,12 @@ import re
 from pathlib import Path
 
 from igds.errors import RequestError
-from igds.saes.formats.base import Format, agreed, block_in_path, l0_in_path, refuse_scale
+from igds.saes.formats.base import Format, block_in_path, l0_in_path, refuse_scale
 from igds.saes.stored import Encoder, StoredSAE
 from igds.saes.weights import WeightFile, convert_npz
 
 WEIGHTS = "params.npz"
 _BLOCK_OUTPUT = r"gemma-scope-\w+-\w+-res/(?:.*/)?layer_(\d+)(?:/|$)"
-_BLOCK = r"(?:^|/)layer_(\d+)(?:/|$)"
 _ANOTHER_PLACE = r"gemma-scope-\w+-\w+-(?:mlp|att|transcoders)/|/embedding/"
 
 
@@ -29,8 +28,6 @@ def open_gemma_scope(folder: Path, layer: int | None, input_scale: float | None)
     if re.search(_ANOTHER_PLACE, folder.as_posix()):
         raise RequestError(f"{folder}: this Gemma Scope SAE does not read a block's output")
     found = block_in_path(folder, _BLOCK_OUTPUT, layer)
-    if named := re.search(_BLOCK, folder.as_posix()):
-        agreed(folder, int(named[1]), found)
     file = WeightFile(convert_npz(folder / WEIGHTS))
     d_in, d_sae = file.shapes.get("W_enc", (0, 0))
     vectors = dict.fromkeys(("b_enc", "threshold"), (d_sae,))
