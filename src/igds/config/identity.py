@@ -51,6 +51,11 @@ def differences(left: Any, right: Any) -> list[tuple[str, Any, Any]]:
 
 def dump_yaml(config: Any) -> str:
     """Return the settings as YAML that loads back to an equal object; absent ones are left out."""
+    return yaml_text(_given(config))
+
+
+def yaml_text(value: Any) -> str:
+    """Return plain values as YAML in block style, keys in their order."""
     from ruamel.yaml import YAML
 
     yaml = YAML(typ="safe", pure=True)
@@ -58,7 +63,7 @@ def dump_yaml(config: Any) -> str:
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.representer.add_representer(Decimal, _represent_decimal)
     stream = StringIO()
-    yaml.dump(_given(config), stream)
+    yaml.dump(value, stream)
     return stream.getvalue()
 
 

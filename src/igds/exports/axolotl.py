@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
+from igds.config.identity import yaml_text
 from igds.exports.examples import MESSAGES, write_examples
 from igds.exports.rows import Chosen
 from igds.runs.files import whole_file
@@ -29,19 +28,9 @@ def write_axolotl(path: Path, rows: Chosen) -> list[str]:
         RequestError, WorkError: see `write_examples`.
     """
     chats = write_examples(path, rows, "instruction", "output")
-    text = _yaml({"path": str(path), "ds_type": "json", **(_CHAT if chats else _INSTRUCTION)})
+    dataset = {"path": str(path), "ds_type": "json", **(_CHAT if chats else _INSTRUCTION)}
+    text = yaml_text({"datasets": [dataset]})
     snippet = path.with_name(f"{path.stem}.axolotl.yaml")
     with whole_file(snippet) as file:
         file.write(text.encode())
     return [f"{snippet}:", text.rstrip()]
-
-
-def _yaml(dataset: dict[str, Any]) -> str:
-    from ruamel.yaml import YAML
-
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    stream = StringIO()
-    yaml.dump({"datasets": [dataset]}, stream)
-    return stream.getvalue()

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from igds.interventions.exact import Prefix, share
+from igds.interventions.rules import amplify
 from igds.models.blocks import decoder
 from igds.models.decode import Choose, decode
 from igds.models.edit import Change, branch, edit
@@ -64,16 +65,7 @@ def generate_read(
 ) -> list[list[list[int]]]:
     """Return outputs [1 + edits][samples] as token ids: edited at t* only, all blocks together."""
     cache, logits = branches(model, prefix, edits)
-    cache.batch_repeat_interleave(samples)
-    found = decode(
-        model,
-        cache,
-        logits.repeat_interleave(samples, dim=0),
-        choose=choose,
-        max_new_tokens=max_new_tokens,
-        stop_ids=stop_ids,
-    )
-    return [found[start : start + samples] for start in range(0, len(found), samples)]
+    return _decoded(model, cache, logits, choose, samples, max_new_tokens, stop_ids)
 
 
 def generate_always(
@@ -95,21 +87,13 @@ def generate_always(
     """
     state = prefix.states[sae.layer].cpu()
     acts = sae.encode_columns(state[None], indices)[0]
-    vectors = coefficient * acts[:, None] * sae.decoder_rows(indices)
+    vectors = amplify(acts, sae.decoder_rows(indices), coefficient)
     cache, logits = branches(model, prefix, {sae.layer: vectors.to(model.device)})
-    cache.batch_repeat_interleave(samples)
     owner = torch.arange(1 + len(indices)).repeat_interleave(samples)
     with edit(model, sae.layer, amplified(sae, indices, coefficient, owner)) as calls:
-        found = decode(
-            model,
-            cache,
-            logits.repeat_interleave(samples, dim=0),
-            choose=choose,
-            max_new_tokens=max_new_tokens,
-            stop_ids=stop_ids,
-        )
+        found = _decoded(model, cache, logits, choose, samples, max_new_tokens, stop_ids)
     assert set(calls) <= {len(owner)}, f"the edit saw batches of {sorted(set(calls))} rows"
-    return [found[start : start + samples] for start in range(0, len(found), samples)]
+    return found
 
 
 def amplified(
@@ -136,6 +120,28 @@ def amplified(
         return changed
 
     return change
+
+
+def _decoded(
+    model: PreTrainedModel,
+    cache: Cache,
+    logits: Float[Tensor, "rows vocab"],
+    choose: Choose,
+    samples: int,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+) -> list[list[list[int]]]:
+    """Return [rows][samples] token ids that each row of a fresh cache goes on with."""
+    cache.batch_repeat_interleave(samples)
+    found = decode(
+        model,
+        cache,
+        logits.repeat_interleave(samples, dim=0),
+        choose=choose,
+        max_new_tokens=max_new_tokens,
+        stop_ids=stop_ids,
+    )
+    return [found[start : start + samples] for start in range(0, len(found), samples)]
 
 
 def _started(model: PreTrainedModel, prefix: Prefix) -> Cache:

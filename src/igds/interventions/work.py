@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import torch
@@ -20,6 +21,9 @@ from igds.interventions.screen import gradient_screen
 from igds.models.likelihood import check_head
 from igds.models.load import ModelSpec, load_causal, load_tokenizer
 from igds.reading.activations import columns_by_layer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 WORK = "igds.interventions.work:InterventionWork"
 """Import path for worker specs."""
@@ -57,18 +61,23 @@ class InterventionWork:
         self._coefficient = coefficient
         self._batch_tokens = batch_tokens
 
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        """Return the tokenizer, loaded by the first step that writes text."""
+        return load_tokenizer(self._spec)
+
     def __call__(self, shard: Mapping[str, Any]) -> pa.Table:
         """Return the table of the shard's step: see `screen_shards`, `exact_shards` and so on."""
         features = [FeatureId.parse(name) for name in shard["features"]]
         if shard["step"] == "promoted":
-            tokenizer = load_tokenizer(self._spec)
-            return promoted_tokens(self._model, tokenizer, self._saes, features, top=shard["top"])
+            return promoted_tokens(
+                self._model, self._tokenizer, self._saes, features, top=shard["top"]
+            )
         examples = [Example(**example) for example in shard["examples"]]
         if shard["step"] == "generate":
-            tokenizer = load_tokenizer(self._spec)
             settings = Generation(**shard["generation"])
             return generated_outputs(
-                self._model, tokenizer, self._saes, features, examples, settings
+                self._model, self._tokenizer, self._saes, features, examples, settings
             )
         if shard["step"] == "controls":
             (feature,) = features
