@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from igds import pipeline
 from igds.config.identity import to_plain
-from igds.config.inputs import Model, Source
+from igds.config.inputs import Source
 from igds.config.load import ConfigFile
 from igds.config.schema import Config
 from igds.data.remote import public
@@ -107,17 +107,13 @@ def stability(
 
 def _config(config: Config, label: str, sources: tuple[Source, ...], seed: int) -> Config:
     """Return the configuration of one identification: no pool, and no model to be trained."""
-    model = config.model
     return replace(
         config,
         name=f"{label}-s{seed}",
         seed=seed,
         runs_dir=f"{config.runs_dir}/{config.name}/{FOLDER}",
-        model=Model(
-            id=model.id,
-            revision=model.revision,
-            dtype=model.dtype,
-            trust_remote_code=model.trust_remote_code,
+        model=replace(
+            config.model, train_id=None, train_revision=None, train_trust_remote_code=False
         ),
         data=replace(config.data, prior=sources, pool=(), test=()),
         score=None,
