@@ -1,0 +1,151 @@
+"""Means over trainings and held-out items, both of which might have been others."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from igds.stats.bootstrap import Interval
+
+DRAWS = 4000
+"""Bootstrap draws."""
+POWER = 0.8
+"""Power at the smallest detectable effect, of a two-sided test at 0.05."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crossed:
+    """A mean over trainings and items, or the mean of their differences."""
+
+    interval: Interval
+    """The mean with its 95 % interval; no ends with one cluster of items."""
+    p: float
+    """Two-sided, of a mean of 0; NaN where there is no interval."""
+    seeds: int
+    """Trainings."""
+    items: int
+    """Held-out items."""
+    seed_deviation: float
+    """Deviation of the mean over items between trainings; NaN with one training."""
+    detectable: float
+    """Smallest effect that such a comparison finds with a power of 0.8; NaN with no interval."""
+
+
+def crossed_mean(
+    values: Float[np.ndarray, "seeds items"], clusters: Sequence[Hashable], *, seed: int
+) -> Crossed:
+    """Return the mean with an interval that would cover other trainings and other items.
+
+    The standard error is that of a bootstrap that draws trainings and clusters of items at once,
+    one less than there are of each, which makes its variance unbiased. With five trainings the
+    percentiles of such draws are too narrow, so the interval is Student's, with Satterthwaite's
+    degrees of freedom of the two variances. One training has no variance: the interval then
+    speaks of this training alone.
+
+    Args:
+        values: one row a training, one column a held-out item.
+        clusters: cluster of each item; items of one prompt are drawn together.
+        seed: of the draws.
+
+    Raises:
+        ValueError: there is no value, or clusters and items differ in number.
+    """
+    trainings, items = values.shape
+    if not values.size or len(clusters) != items:
+        raise ValueError(f"{trainings} trainings of {items} items, {len(clusters)} clusters")
+    known: dict[Hashable, int] = {}
+    numbers = np.array([known.setdefault(one, len(known)) for one in clusters])
+    groups = len(known)
+    counts = np.bincount(numbers, minlength=groups).astype(np.float64)
+    sums = np.stack([np.bincount(numbers, weights=row, minlength=groups) for row in values])
+    by_seed = values.mean(axis=1)
+    deviation = float(by_seed.std(ddof=1)) if trainings > 1 else float("nan")
+    mean = float(values.mean())
+    if groups < 2:
+        nan = float("nan")
+        interval = Interval(mean=mean, low=nan, high=nan)
+        return Crossed(
+            interval=interval,
+            p=nan,
+            seeds=trainings,
+            items=items,
+            seed_deviation=deviation,
+            detectable=nan,
+        )
+    error = _bootstrap_error(sums, counts, seed)
+    freedom = _freedom(by_seed, sums.mean(axis=0), counts)
+    t = _student(freedom)
+    margin = t.upper * error
+    return Crossed(
+        interval=Interval(mean=mean, low=mean - margin, high=mean + margin),
+        p=_two_sided(mean, error, freedom),
+        seeds=trainings,
+        items=items,
+        seed_deviation=deviation,
+        detectable=(t.upper + t.power) * error,
+    )
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return the p-values adjusted by Holm's procedure; each is at most 1, NaN stays NaN."""
+    order = sorted(range(len(p)), key=lambda place: p[place])
+    order = [place for place in order if not np.isnan(p[place])]
+    adjusted, worst = [float("nan")] * len(p), 0.0
+    for rank, place in enumerate(order):
+        worst = max(worst, min(1.0, (len(order) - rank) * p[place]))
+        adjusted[place] = worst
+    return adjusted
+
+
+@dataclass(frozen=True, slots=True)
+class _Student:
+    upper: float
+    power: float
+
+
+def _student(freedom: float) -> _Student:
+    """Return the quantiles of 0.975 and of the power."""
+    from scipy import stats
+
+    return _Student(float(stats.t.ppf(0.975, freedom)), float(stats.t.ppf(POWER, freedom)))
+
+
+def _two_sided(mean: float, error: float, freedom: float) -> float:
+    from scipy import stats
+
+    if error == 0:
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * stats.t.sf(abs(mean) / error, freedom))
+
+
+def _bootstrap_error(
+    sums: Float[np.ndarray, "seeds clusters"], counts: Float[np.ndarray, " clusters"], seed: int
+) -> float:
+    """Return the deviation of the mean over draws of trainings and clusters."""
+    rng = np.random.default_rng(seed)
+    trainings, groups = sums.shape
+    drawn = trainings - 1 if trainings > 1 else 1
+    seeds = rng.multinomial(drawn, np.full(trainings, 1 / trainings), size=DRAWS) / drawn
+    clusters = rng.multinomial(groups - 1, np.full(groups, 1 / groups), size=DRAWS)
+    totals = ((seeds @ sums) * clusters).sum(axis=1)
+    return float((totals / (clusters @ counts)).std())
+
+
+def _freedom(
+    by_seed: Float[np.ndarray, " seeds"],
+    by_cluster: Float[np.ndarray, " clusters"],
+    counts: Float[np.ndarray, " clusters"],
+) -> float:
+    """Return Satterthwaite's degrees of freedom of the two variances of the mean."""
+    groups = len(counts)
+    mean = by_cluster.sum() / counts.sum()
+    item = float(((by_cluster - mean * counts) ** 2).sum() / (groups - 1) / groups)
+    item /= float(counts.mean()) ** 2
+    if len(by_seed) == 1:
+        return groups - 1.0
+    trained = float(by_seed.var(ddof=1)) / len(by_seed)
+    spread = trained**2 / (len(by_seed) - 1) + item**2 / (groups - 1)
+    return (trained + item) ** 2 / spread if spread > 0 else groups - 1.0
