@@ -125,6 +125,8 @@ class Evaluate:
     """Measure the log-probability of gold responses, and of their final answers."""
     generate: bool = True
     """Generate responses and judge them by the task's score."""
+    activations: bool = False
+    """Read the task features at the read position of the held-out prompts, in these models."""
     samples: int = 1
     """Responses a prompt; more than one needs a temperature."""
     temperature: float = 0.0
@@ -160,8 +162,10 @@ class Evaluate:
         """Refuse nothing to do, values out of range, and samples that are all the same."""
         at_least(self, 1, "samples", "max_new_tokens", "lm_eval_limit")
         at_least(self, 0, "temperature", "shots")
-        if not (self.likelihood or self.generate or self.lm_eval):
-            raise ValueError("likelihood, generate and lm_eval are all off: nothing to measure")
+        if not (self.likelihood or self.generate or self.activations or self.lm_eval):
+            raise ValueError(
+                "likelihood, generate, activations and lm_eval are all off: nothing to measure"
+            )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be over 0 and at most 1, not {self.top_p}")
         if self.samples > 1 and self.temperature == 0:

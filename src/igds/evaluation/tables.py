@@ -76,6 +76,31 @@ def output_items(
     return pa.Table.from_pylist(rows, schema=ITEMS)
 
 
+def activation_items(model: str, found: pa.Table, clusters: Mapping[str, str]) -> pa.Table:
+    """Return the items `feature_activation`: the sum over the task features at the read position.
+
+    Args:
+        model: name of the model.
+        found: row_id and one column a feature.
+        clusters: row id of the rows that are judged -> hash of its prompt.
+    """
+    names = [name for name in found.column_names if name != "row_id"]
+    rows = [
+        {
+            **_EMPTY,
+            "model": model,
+            "item": row["row_id"],
+            "cluster": clusters[row["row_id"]],
+            "metric": "feature_activation",
+            "sample": 0,
+            "value": float(sum(row[name] for name in names)),
+        }
+        for row in found.to_pylist()
+        if row["row_id"] in clusters
+    ]
+    return pa.Table.from_pylist(rows, schema=ITEMS)
+
+
 def document_items(model: str, found: pa.Table) -> pa.Table:
     """Return the items of a benchmark; each document is its own cluster."""
     rows = [

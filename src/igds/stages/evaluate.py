@@ -22,6 +22,7 @@ from igds.evaluation.harness import WORK as HARNESS
 from igds.evaluation.items import COLUMNS, ITEMS, generation_prompts, gold_rows
 from igds.evaluation.results import ORIGINAL, TUNED, judges_by_0_and_1, summarise
 from igds.evaluation.tables import (
+    activation_items,
     document_items,
     generated,
     likelihood_items,
@@ -31,6 +32,7 @@ from igds.evaluation.tables import (
 )
 from igds.evaluation.work import LIKELIHOODS, OUTPUTS, WORK
 from igds.models.load import ModelSpec, describe, load_tokenizer, model_identity, resolve_model
+from igds.reading.work import n_rows, row_ranges
 from igds.runs.stage import Stage
 from igds.stages.context import Context
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 VERSION = 1
+READING = "igds.reading.transfer:TransferWork"
 PROMPTS = 32
 """Prompts a shard of generation: the unit of resume."""
 
@@ -66,22 +69,27 @@ def run(context: Context) -> None:
     assert settings is not None, "the pipeline runs only stages that have a section"
     _check(context, settings)
     models = _models(context, settings)
+    reads = {}
+    if settings.activations:
+        reads = {"features": _features(context), "saes": context.sae_identity}
     identity = context.stage_identity(
         VERSION,
         evaluate=settings,
         models={name: model_identity(spec) for name, spec in models.items()},
         seed=context.config.seed,
         inputs=context.input_identity("index"),
+        **reads,
     )
     stage = context.open_stage(
         "evaluate",
         identity,
         replace=context.has_stage("evaluate"),
-        archive=context.run.path / "cells",
+        archive=context.archive,
     )
     if stage.done:
         return
-    held = _rows(context, "test") if settings.likelihood or settings.generate else None
+    asked = settings.likelihood or settings.generate or settings.activations
+    held = _rows(context, "test") if asked else None
     rows = pa.table({name: [] for name in COLUMNS}) if held is None else usable_rows(held)
     arms = [
         _Arm(context=context, stage=stage, settings=settings, name=name, spec=spec, rows=rows)
@@ -118,6 +126,20 @@ def _check(context: Context, settings: Evaluate) -> None:
         raise RequestError("evaluate.template and shots are for raw prompts, not for chat prompts")
 
 
+def _features(context: Context) -> list[str]:
+    """Return the names of the task features.
+
+    Raises:
+        RequestError: there are none.
+    """
+    if not context.task_features:
+        raise RequestError(
+            "evaluate.activations reads the task features, and this run found none: set it to "
+            "false, or intervene.allow_unconfirmed to true"
+        )
+    return [str(feature) for feature in context.task_features]
+
+
 def _models(context: Context, settings: Evaluate) -> dict[str, ModelSpec]:
     """Return name -> model, all of one dtype.
 
@@ -129,7 +151,7 @@ def _models(context: Context, settings: Evaluate) -> dict[str, ModelSpec]:
     dtype = auto if settings.dtype == "auto" else settings.dtype
     models = {}
     if settings.model is not None or context.config.finetune is not None:
-        path = context.run.path / "finetune" / "model"
+        path = context.folder("finetune") / "model"
         if settings.model is None and not path.is_dir():
             raise RequestError(
                 f"{path} is not there: train it with the YAML beside it, or name evaluate.model"
@@ -160,6 +182,8 @@ def _measured(arm: _Arm) -> tuple[pa.Table, dict[str, int]]:
         outputs, too_long["generate"] = _outputs(arm, tokenizer)
         task, fields = arm.context.task, arm.column("fields")
         tables.append(output_items(arm.name, outputs, task, fields, clusters))
+    if arm.settings.activations:
+        tables.append(activation_items(arm.name, _activations(arm), clusters))
     if arm.settings.lm_eval:
         tables.append(document_items(arm.name, _benchmarks(arm)))
     return pa.concat_tables(tables), too_long
@@ -197,6 +221,22 @@ def _outputs(arm: _Arm, tokenizer: PreTrainedTokenizerBase) -> tuple[pa.Table, i
     label = f"evaluate: responses of the {arm.name} model"
     found = _computed(arm, "generate", WORK, _work(arm), shards, list(map(len, cuts)), label)
     return pa.concat_tables([OUTPUTS.empty_table(), *found]), len(names) - len(fit)
+
+
+def _activations(arm: _Arm) -> pa.Table:
+    """Return row_id and a column a task feature, of the held-out rows whose prompt fits."""
+    context, plan = arm.context, arm.stage.plan
+    arguments = {
+        "model": asdict(arm.spec),
+        "features": _features(context),
+        "saes": context.sae_arguments(feature.layer for feature in context.task_features),
+        "chat": context.config.prompts.chat_template,
+        "batch_tokens": plan["batch_tokens"],
+    }
+    shards = row_ranges(context.run.path / "index" / "test", plan["shard_rows"])
+    label = f"evaluate: task features in the {arm.name} model"
+    sizes = [n_rows(shard) for shard in shards]
+    return pa.concat_tables(_computed(arm, "activations", READING, arguments, shards, sizes, label))
 
 
 def _benchmarks(arm: _Arm) -> pa.Table:
