@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from igds.config.identity import dump_yaml
 from igds.config.load import ConfigFile
 from igds.config.schema import Recall
 from igds.data.index import load_index
-from igds.data.remote import public
-from igds.errors import RequestError, WorkError, did_you_mean
+from igds.errors import RequestError, did_you_mean
 from igds.executors.make import make_executor, worker_threads
 from igds.features import FeatureId
 from igds.progress import Progress, make_progress
 from igds.runs.folder import RunFolder
-from igds.runs.git import git_state
 from igds.runs.lock import RunLock
-from igds.runs.memory import peak_rss_mb
 from igds.runs.stage import committed_identity, stage_state
 from igds.selection.tables import read_pool_scores
-from igds.stages.context import Context
+from igds.stages.context import CELL_STAGES, Context
+from igds.stages.records import committed_folders, describe, recorded
 
 if TYPE_CHECKING:
     from igds.doctor.diagnosis import Diagnosis
@@ -39,9 +33,6 @@ STAGES = (
     "index", "recall", "intervene", "score", "select", "finetune", "evaluate", "report"
 )  # fmt: skip
 """All stages in order; `index` always runs, the others when the configuration has a section."""
-
-RECORDED = ("igds", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "safetensors")
-"""Packages whose versions go into the manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +108,7 @@ def run(
             work of another configuration, or another process.
         WorkError: the work failed, and can be resumed by the same call.
     """
-    context = _context(file, overwrite, progress or make_progress())
+    context = make_context(file, overwrite, progress or make_progress())
     return _run(context, _wanted(context, until, only), only)
 
 
@@ -135,8 +126,45 @@ def identify(file: ConfigFile, runs: Path, *, overwrite: bool, progress: Progres
     Raises:
         RequestError, WorkError: as `run`.
     """
-    context = replace(_context(file, overwrite, progress), outer=runs.resolve())
+    context = make_context(file, overwrite, progress)
+    context = replace(context, outer=runs.resolve(), seals=True)
     return _run(context, _wanted(context, "intervene", None), None)
+
+
+def run_shared(file: ConfigFile, runs: Path, *, overwrite: bool, progress: Progress) -> Run:
+    """Run what the cells of an experiment have in common, and return the run.
+
+    Args:
+        file: what `igds.load_config` returns, of a run that is a part of the experiment.
+        runs: the runs folder of the experiment, with the record of S3.
+        overwrite: as for `run`.
+        progress: as for `run`.
+
+    Raises:
+        RequestError, WorkError: as `run`.
+    """
+    context = replace(make_context(file, overwrite, progress), outer=runs.resolve())
+    return _run(context, _wanted(context, None, None), None)
+
+
+def run_cell(file: ConfigFile, cell: RunFolder, progress: Progress) -> None:
+    """Select, fine-tune and evaluate in a cell's folder, from a run that has the scores.
+
+    Args:
+        file: what `igds.load_config` returns, with the name of the run that has the scores.
+        cell: the folder to write.
+        progress: as for `run`.
+
+    Raises:
+        RequestError, WorkError: as `run`.
+    """
+    context = replace(make_context(file, False, progress), cell=cell)
+    wanted = [name for name in CELL_STAGES if getattr(context.config, name) is not None]
+    context.config.check_stages(wanted)
+    with RunLock(cell.path), context.executor:
+        for name in wanted:
+            with recorded(cell, name):
+                import_module(f"igds.stages.{name}").run(context)
 
 
 def _run(context: Context, wanted: Sequence[str], only: str | None) -> Run:
@@ -149,14 +177,14 @@ def _run(context: Context, wanted: Sequence[str], only: str | None) -> Run:
             given = replace(context, overwrite=False) if only not in (None, name) else context
             if name in ("index", "report"):
                 # The page shows the record. A run that is refused leaves it as it was.
-                _describe(given, wanted, first=name == "index")
-            with _recorded(folder, name):
+                describe(given, wanted, first=name == "index")
+            with recorded(folder, name):
                 import_module(f"igds.stages.{name}").run(given)
             if name == "index" and "intervene" in wanted:
                 check_room(context)
             if name == "intervene":
-                _describe(given, wanted)  # the outcome stands, even if scoring refuses it
-        _describe(context, wanted)
+                describe(given, wanted)  # the outcome stands, even if scoring refuses it
+        describe(context, wanted)
     return Run(folder)
 
 
@@ -187,7 +215,7 @@ def verify(
     """
     from igds.stages import verify as stage
 
-    context = _context(file, overwrite, progress or make_progress())
+    context = make_context(file, overwrite, progress or make_progress())
     before = _wanted(context, "recall", None)
     if "S3" not in context.split_sizes:
         raise RequestError(
@@ -197,15 +225,15 @@ def verify(
     named = stage.named_features(context, features)
     with RunLock(context.run.path), context.executor:
         # A run that went on from recall keeps its record, and what it was made from.
-        later = any(_committed(context.run, name) for name in STAGES if name not in before)
+        later = any(committed_folders(context.run, name) for name in STAGES if name not in before)
         given = replace(context, overwrite=overwrite and not later)
-        _describe(context, before, first=True)
+        describe(context, before, first=True)
         for name in before:
-            with _recorded(context.run, name):
+            with recorded(context.run, name):
                 import_module(f"igds.stages.{name}").run(given)
-        with _recorded(context.run, "verify"):
+        with recorded(context.run, "verify"):
             stage.run(context, named, positions)
-        _describe(context, before, first=later)
+        describe(context, before, first=later)
     return Run(context.run)
 
 
@@ -230,7 +258,7 @@ def diagnose(file: ConfigFile, *, limit: int = 128, progress: Progress | None = 
     from igds.models.load import describe, load_tokenizer
 
     config = file.config
-    context = _context(file, False, progress or make_progress())
+    context = make_context(file, False, progress or make_progress())
     torch.set_num_threads(worker_threads(config.runtime))
     tokenizer = load_tokenizer(context.model)
     rendering = Rendering(
@@ -276,7 +304,8 @@ def _known_features(context: Context) -> tuple[FeatureId, ...]:
     return context.task_features if same else ()
 
 
-def _context(file: ConfigFile, overwrite: bool, progress: Progress) -> Context:
+def make_context(file: ConfigFile, overwrite: bool, progress: Progress) -> Context:
+    """Return what the stages of a configuration are given; nothing is read yet."""
     config = file.config
     return Context(
         config=config,
@@ -326,71 +355,3 @@ def _is_there(context: Context, name: str) -> bool:
         methods = context.config.score.methods if context.config.score else ()
         return all(_is_there(context, f"score/{method}") for method in methods)
     return stage_state(context.run.path / name) == "done"
-
-
-@contextmanager
-def _recorded(folder: RunFolder, name: str) -> Iterator[None]:
-    """Write a stage's end, failure or skipping to the events, its cost to the manifest.
-
-    The stage itself writes its start, once it knows that there is work (`Context.open_stage`).
-    """
-    started = time.monotonic()
-    before = _committed(folder, name)
-    try:
-        yield
-    except BaseException as error:
-        # What went wrong must not be hidden by a disk that is full.
-        with suppress(OSError, WorkError):
-            words = public(f"{type(error).__name__}: {error}")
-            folder.event("stage_failed", stage=name, error=words)
-        raise
-    if _committed(folder, name) == before:
-        folder.event("stage_skipped", stage=name)
-        return
-    seconds = round(time.monotonic() - started, 3)
-    folder.event("stage_finished", stage=name, seconds=seconds)
-    cost = {"seconds": seconds, "driver_peak_rss_mb": round(peak_rss_mb(), 1)}
-    folder.update_manifest({"stages": {**folder.manifest().get("stages", {}), name: cost}})
-
-
-def _committed(folder: RunFolder, name: str) -> list[tuple[str, int]]:
-    """Return the records of a stage's committed folders and when each was written."""
-    found = [*folder.path.glob(f"{name}/stage.json"), *folder.path.glob(f"{name}/*/stage.json")]
-    whole = [file for file in found if file.parent.suffix not in (".part", ".old")]
-    return sorted((str(file), file.stat().st_mtime_ns) for file in whole)
-
-
-def _describe(context: Context, wanted: Sequence[str], *, first: bool = False) -> None:
-    """Write `config.yaml`, and what the manifest says of the run as a whole.
-
-    With `first` only where there is no record yet.
-    """
-    # The index alone needs no SAE; any other run learns at once that one is missing.
-    needs_saes = list(wanted) != ["index"]
-    saes = context.sae_identity if needs_saes else None
-    if first and context.run.manifest():
-        return
-    context.run.write_config(dump_yaml(context.config))
-    model, trained = context.model, context.train_model
-    found = context.outcome if context.has_stage("intervene") else None
-    facts = {
-        "name": context.config.name,
-        "seed": context.config.seed,
-        "versions": {package: version(package) for package in RECORDED},
-        "model": {"id": model.id, "revision": model.revision, **context.model_identity},
-        "train_model": {"id": trained.id, "revision": trained.revision} if trained else None,
-        "saes": saes,
-        "data": context.data_identity,
-        "git": git_state(Path.cwd()),
-        "sae_sources": (
-            {f"L{layer}": spec.source for layer, spec in context.saes.items()}
-            if needs_saes
-            else None
-        ),
-        "plan": context.plan(),
-        "splits": context.split_sizes,
-        "overlap": context.config.data.overlap,
-        "outcome": found["outcome"].upper() if found else None,
-        "judged_on": found["judged_on"] if found else None,
-    }
-    context.run.update_manifest(facts)

@@ -14,7 +14,7 @@ LAYERS = (
     "errors", "progress", "cache", "hub", "features", "rows", "stats", "config", "runs",
     "executors", "data", "exports", "saes", "models", "tasks", "reading", "interventions",
     "methods", "selection", "finetuning", "evaluation", "sae_training", "doctor", "planning",
-    "reporting", "stages", "pipeline", "stability", "cli",
+    "reporting", "stages", "pipeline", "stability", "experiments", "cli",
 )  # fmt: skip
 """Low to high: a module imports from its own package and from those before it."""
 

@@ -117,7 +117,13 @@ def test_two_command_line_budgets_are_refused(load: Any) -> None:
         ("recal: {}", ["recal is not a setting", "did you mean recall?"]),
         ("report: {row: 1}", ["report.row is not a setting", "did you mean report.rows?"]),
         ("min_frequency: 0.9", ["did you mean recall.min_frequency?"]),
-        ("zzzz: 1", ["zzzz is not a setting", "known: data, evaluate, finetune, intervene, model"]),
+        (
+            "zzzz: 1",
+            [
+                "zzzz is not a setting",
+                "known: data, evaluate, experiment, finetune, intervene, model",
+            ],
+        ),
         ("1: 2", ["1 is not a setting"]),
         ("seed: 1.5", ["seed is 1.5, expected a whole number"]),
         ("seed: true", ["seed is True, expected a whole number"]),

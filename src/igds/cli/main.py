@@ -14,6 +14,7 @@ import tyro
 
 from igds.cli.command import Command
 from igds.cli.doctor import Doctor
+from igds.cli.experiment import Experiment
 from igds.cli.explain import Explain
 from igds.cli.export import Export
 from igds.cli.init import Init
@@ -27,9 +28,8 @@ from igds.cli.verify import Verify
 from igds.errors import RequestError, WorkError, did_you_mean
 
 _COMMANDS = (
-    Run, Plan, Recall, Intervene, Score, Select, Finetune, Evaluate, Report, Verify, Stability,
-    Status, Explain,
-    Export, Init, Saes, Doctor,
+    Run, Plan, Recall, Intervene, Score, Select, Finetune, Evaluate, Report, Experiment, Verify,
+    Stability, Status, Explain, Export, Init, Saes, Doctor,
 )  # fmt: skip
 
 FAILED, WRONG, INTERRUPTED, TERMINATED = 1, 2, 130, 143

@@ -51,7 +51,7 @@ def differences(left: Any, right: Any) -> list[tuple[str, Any, Any]]:
 
 def dump_yaml(config: Any) -> str:
     """Return the settings as YAML that loads back to an equal object; absent ones are left out."""
-    return yaml_text(_given(config))
+    return yaml_text(given_values(config))
 
 
 def yaml_text(value: Any) -> str:
@@ -87,11 +87,11 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield from _leaves(item, f"{key}.{name}" if key else str(name))
 
 
-def _given(value: Any) -> Any:
+def given_values(value: Any) -> Any:
     """Return nested dicts and lists without the fields that are None; Decimals stay."""
     if is_dataclass(value) and not isinstance(value, type):
         items = ((field.name, getattr(value, field.name)) for field in fields(value))
-        return {name: _given(item) for name, item in items if item is not None}
+        return {name: given_values(item) for name, item in items if item is not None}
     if isinstance(value, tuple | list):
-        return [_given(item) for item in value]
-    return value
+        return [given_values(item) for item in value]
+    return dict(value) if isinstance(value, Mapping) else value

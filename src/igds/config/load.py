@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from igds.config.identity import given_values
 from igds.config.overrides import apply_overrides
 from igds.config.schema import Config
 from igds.config.structure import SettingsError, structure
@@ -38,6 +39,17 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigFile:
     """
     path = Path(path)
     return ConfigFile(config=read_settings(path, overrides, Config), base=path.resolve().parent)
+
+
+def changed(config: Config, overrides: Sequence[str]) -> Config:
+    """Return the configuration with other settings, written as on the command line.
+
+    Raises:
+        RequestError: an unknown key, a value of the wrong type or range.
+    """
+    raw = given_values(config)
+    apply_overrides(raw, overrides)
+    return structure(raw, Config)
 
 
 def read_settings(path: Path, overrides: Sequence[str], schema: type[T]) -> T:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from igds.config.checks import at_least, finite, not_empty
+from igds.config.experiment import Experiment
 from igds.config.inputs import SAE, Data, Model, Prompts, Task
 from igds.config.scoring import RANDOM_MATCHED, USE_FEATURES, Score, Select
 from igds.config.training import Evaluate, Finetune
@@ -237,6 +238,8 @@ class Config:
     """Measures of the model that was trained."""
     report: Report | None = None
     """The page."""
+    experiment: Experiment | None = None
+    """A comparison of arms; `igds experiment` alone reads it."""
     runtime: Runtime = field(default_factory=Runtime)
     """Where and how the work runs."""
     runs_dir: str = "runs"
@@ -270,7 +273,10 @@ class Config:
         """
         uses_features = self.score and set(USE_FEATURES) & set(self.score.methods)
         tested = self.evaluate and (self.evaluate.model or self.evaluate.original)
-        needs_test = self.evaluate and (self.evaluate.likelihood or self.evaluate.generate)
+        reads = self.evaluate and self.evaluate.activations
+        needs_test = self.evaluate and (
+            self.evaluate.likelihood or self.evaluate.generate or self.evaluate.activations
+        )
         shots = self.evaluate and self.evaluate.shots
         needs = (
             ("intervene", "recall", self.recall),
@@ -282,6 +288,7 @@ class Config:
             ("evaluate", "data.test", self.data.test or not needs_test),
             ("evaluate", "finetune (or model)", self.finetune or tested),
             ("evaluate", "data.validation", self.data.validation or not shots),
+            ("evaluate", "intervene (for activations)", self.intervene or not reads),
         )
         for stage, need, given in needs:
             if stage in stages and not given:

@@ -22,6 +22,8 @@ def _drawn(*names: str) -> tuple[str, ...]:
     )
 
 
+DRAWN = ("igds-matched", "igds-random", "random", "random-balanced", "random-matched")
+"""Methods with chance in them, each with its draws; the last is for `select.method` alone."""
 RANDOM_MATCHED = _drawn("random-matched")
 """Selections, not methods: random rows that resemble those of igds; for `select.method` alone."""
 USE_FEATURES = (
@@ -32,15 +34,14 @@ USE_FEATURES = (
     "probe",
 )
 """Methods that are made from the task features or their block."""
+READ_PROMPTS = (*USE_FEATURES, "igds-frequency", "igds-nofilter", "cosine-best")
+"""Methods that read the state at the read position, and need what recall found."""
 READ_RESPONSES = ("loss", "ifd", "superfilter", "rds")
 """Methods that run the whole model over prompt and response."""
 RATIOS = ("ifd", "superfilter")
 """Of those, the methods that compare a response with and without its prompt."""
 METHODS = (
-    *USE_FEATURES,
-    "igds-frequency",
-    "igds-nofilter",
-    "cosine-best",
+    *READ_PROMPTS,
     *READ_RESPONSES,
     "zip",
     "length",

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors.numpy import load_file
 
-from igds.config.scoring import DRAWS, READ_RESPONSES, USE_FEATURES, Score
+from igds.config.scoring import DRAWN, DRAWS, READ_PROMPTS, READ_RESPONSES, USE_FEATURES, Score
 from igds.data.seeds import seeded_bits
 from igds.errors import RequestError
 from igds.features import FeatureId
@@ -95,15 +95,13 @@ def needs_features(name: str) -> bool:
 
 def needs_recall(name: str) -> bool:
     """Return whether a method needs what recall found."""
-    also = ("cosine-best", "igds-frequency", "igds-nofilter")
-    return needs_features(name) or name in also
+    return name in READ_PROMPTS
 
 
 def has_chance(name: str) -> bool:
     """Return whether a method depends on the seed; rankers order equal rows by it."""
     base, _ = split_draw(name)
-    drawn = ("random", "random-balanced", "igds-random", "igds-matched")
-    return base in drawn or name in ("zip", "rds")
+    return base in DRAWN or name in ("zip", "rds")
 
 
 def reads_responses(name: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from igds.config.schema import Config, Intervene
-from igds.config.scoring import RATIOS, READ_RESPONSES, Score
+from igds.config.scoring import RATIOS, READ_PROMPTS, READ_RESPONSES, Score
 from igds.data.splits import SPLITS
 from igds.interventions.budget import CONTRASTED
 from igds.interventions.costs import Lengths, funnel_bounds
@@ -72,10 +72,11 @@ def stage_costs(
     if config.intervene and "validation" in sets and sets["validation"].rows:
         costs += _intervene_costs(config, config.intervene, sizes, sets["validation"], sae_widths)
     if config.score and "pool" in sets:
-        tokens = sets["pool"].prompt
-        costs.append(
-            Cost(step="score", tokens=tokens, multiply_adds=float(tokens * cut), memory=weights)
-        )
+        if set(config.score.methods) & set(READ_PROMPTS):
+            tokens = sets["pool"].prompt
+            costs.append(
+                Cost(step="score", tokens=tokens, multiply_adds=float(tokens * cut), memory=weights)
+            )
         costs += _response_costs(config.score, sizes, sets["pool"])
     return costs
 

@@ -34,10 +34,8 @@ def plan_table(
     """
     config = file.config
     spec = resolve_model(config.model, config.runtime.device, file.base)
-    shape, sizes = describe(spec), model_sizes(spec)
-    saes = locate_saes(config.saes, file.base, shape.d_model, shape.n_blocks)
-    widths = {layer: open_sae(sae).d_sae for layer, sae in saes.items()}
-    costs = stage_costs(config, sizes, _sets(run / "index"), widths)
+    sizes, widths = model_sizes(spec), sae_widths(file)
+    costs = stage_costs(config, sizes, set_tokens(run / "index"), widths)
     speed = multiply_adds_a_second(
         spec, sizes, config.runtime.batch_tokens, worker_threads(config.runtime)
     )
@@ -77,7 +75,15 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def _sets(index: Path) -> dict[str, SetTokens]:
+def sae_widths(file: ConfigFile) -> dict[int, int]:
+    """Return block -> features of its SAE."""
+    config = file.config
+    shape = describe(resolve_model(config.model, config.runtime.device, file.base))
+    saes = locate_saes(config.saes, file.base, shape.d_model, shape.n_blocks)
+    return {layer: open_sae(sae).d_sae for layer, sae in saes.items()}
+
+
+def set_tokens(index: Path) -> dict[str, SetTokens]:
     """Return set -> rows and tokens with status ok; sets that the run lacks are left out."""
     folders = {"pool": index, **{name: index / name for name in SETS}}
     return {name: _tokens(folder) for name, folder in folders.items() if any(folder.glob("rows-*"))}

@@ -90,7 +90,7 @@ class Stage:
         begun = read_json(part / _RECORD)
         for record in (found, begun):
             if record and record["identity"] != wanted and not (overwrite or replace):
-                raise StageMismatch(_difference(folder, record["identity"], wanted))
+                raise StageMismatch(difference_text(folder, record["identity"], wanted))
         if begun and begun["identity"] == wanted and (begun["plan"] == asked or not overwrite):
             asked = begun["plan"]
             for leftover in part.rglob(f"*{TEMPORARY}"):
@@ -210,7 +210,7 @@ def _committed(folder: Path) -> dict[str, Any] | None:
     return record
 
 
-def _difference(folder: Path, recorded: dict[str, Any], wanted: dict[str, Any]) -> str:
+def difference_text(folder: Path, recorded: dict[str, Any], wanted: dict[str, Any]) -> str:
     """Return the differing keys with both values."""
     found = differences(recorded, wanted)
     lines = [f"{folder} was made by other settings or inputs:"]

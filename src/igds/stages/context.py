@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from igds.saes.load import SAESpec
     from igds.saes.sae import SAE
 
+CELL_STAGES = ("select", "finetune", "evaluate")
+"""Stages that each cell of an experiment has of its own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
@@ -49,7 +52,11 @@ class Context:
     overwrite: bool
     """Replace finished stages whose identity differs."""
     outer: Path | None = None
-    """Runs folder of the run that this one is a part of; a part leaves split S3 unread."""
+    """Runs folder of the run that this one is a part of."""
+    seals: bool = False
+    """Leave split S3 unread."""
+    cell: RunFolder | None = None
+    """Folder of an experiment's cell: select and what follows it are written there."""
 
     @cached_property
     def task(self) -> Task:
@@ -163,7 +170,17 @@ class Context:
 
     def has_stage(self, name: str) -> bool:
         """Return whether a stage is committed."""
-        return stage_state(self.run.path / name) == "done"
+        return stage_state(self.folder(name)) == "done"
+
+    def folder(self, name: str) -> Path:
+        """Return a stage's folder: in the cell for those from select on, if there is one."""
+        own = name.partition("/")[0] in CELL_STAGES
+        return (self.cell if self.cell and own else self.run).path / name
+
+    @property
+    def archive(self) -> Path | None:
+        """Return the folder that keeps replaced stages; a cell keeps none."""
+        return None if self.cell else self.run.path / "cells"
 
     def stage_identity(self, version: int, **parts: Any) -> dict[str, Any]:
         """Return a stage's identity: its code's version, its settings and its inputs."""
@@ -172,7 +189,7 @@ class Context:
     def open_stage(self, name: str, identity: Mapping[str, Any], **options: Any) -> Stage:
         """Return the stage's folder: done, or ready to write under the plan of its first start."""
         stage = Stage.open(
-            self.run.path / name,
+            self.folder(name),
             identity=dict(identity),
             plan=self.plan(),
             overwrite=self.overwrite,
@@ -184,7 +201,8 @@ class Context:
                 f"{self.plan()['device']}: go on there, or add --overwrite to begin again"
             )
         if not stage.done:
-            self.run.event("stage_started", stage=name.partition("/")[0], folder=name)
+            place = self.cell or self.run
+            place.event("stage_started", stage=name.partition("/")[0], folder=name)
         return stage
 
     def plan(self) -> dict[str, Any]:
@@ -199,7 +217,7 @@ class Context:
 
     def input_identity(self, *stages: str) -> dict[str, str]:
         """Return stage -> digest of the identity it was committed with."""
-        return {name: digest(committed_identity(self.run.path / name)) for name in stages}
+        return {name: digest(committed_identity(self.folder(name))) for name in stages}
 
     def run_shards(
         self,

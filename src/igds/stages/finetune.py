@@ -46,7 +46,7 @@ def run(context: Context) -> None:
     """Write `finetune/`: model, log, rows and summary; or data and YAML for another trainer."""
     settings = context.config.finetune
     assert settings is not None, "the pipeline runs only stages that have a section"
-    selection = pq.read_table(context.run.path / "select" / "selection.parquet")
+    selection = pq.read_table(context.folder("select") / "selection.parquet")
     chosen = selection.filter(selection["selected"])["row_id"].to_pylist()
     if settings.engine == "trl":
         check_packages(settings)
@@ -69,8 +69,8 @@ def open_finetune(context: Context, settings: Finetune, name: str, *, inputs: st
         seed=context.config.seed,
         inputs=context.input_identity("index", inputs),
     )
-    archive = context.run.path / "cells"
-    return context.open_stage(name, identity, replace=context.has_stage(name), archive=archive)
+    replace = context.has_stage(name)
+    return context.open_stage(name, identity, replace=replace, archive=context.archive)
 
 
 def finetune_rows(

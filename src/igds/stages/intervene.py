@@ -41,7 +41,7 @@ def _identify(context: Context) -> None:
         intervene=settings,
         pool_kind=context.config.data.pool_kind,
         seed=context.config.seed,
-        confirm=context.outer is None,
+        confirm=not context.seals,
         inputs=context.input_identity("index", "recall"),
     )
     stage = context.open_stage("intervene", identity)

@@ -74,7 +74,7 @@ def confirm(
             direction=work.direction,
             seed=context.config.seed,
             metric=scale.metric,
-            confirm=context.outer is None,
+            confirm=not context.seals,
             screen=work.screen,
             exact=work.exact,
             commit_plan=work.commit_plan,

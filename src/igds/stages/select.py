@@ -47,7 +47,7 @@ def run(context: Context) -> None:
         seed=context.config.seed,
         inputs=context.input_identity("index", f"score/{method}"),
     )
-    stage = context.open_stage("select", identity, replace=True, archive=context.run.path / "cells")
+    stage = context.open_stage("select", identity, replace=True, archive=context.archive)
     if stage.done:
         return
     rows = load_index(context.run.path / "index", COLUMNS)

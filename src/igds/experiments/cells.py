@@ -1,0 +1,199 @@
+"""The cells of an experiment: arm, budget and seed, and the configuration of each."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+from igds.config.experiment import FULL, ORIGINAL, Experiment, split_arm
+from igds.config.identity import digest, to_plain
+from igds.config.load import changed
+from igds.config.schema import Config
+from igds.config.scoring import DRAWN, RANDOM_MATCHED, Budget, Score, Select
+from igds.errors import RequestError
+
+SHARED = "shared"
+"""Name of the run that has what cells have in common; other SAEs or data have one of their own."""
+_WHOLE = Select(budget=Budget(ratio=Decimal(1)), method="random", unique="none")
+"""The whole pool, which needs no score; any that every row has will do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One training and its evaluation."""
+
+    arm: str
+    """As the grid names it."""
+    budget: Budget | None
+    """None for the model as it was, and for the whole pool."""
+    seed: int
+    """Number of the training, from 0."""
+
+    @property
+    def name(self) -> str:
+        """Return `<arm>_<budget>_s<seed>`, the name of its folder."""
+        if self.arm == ORIGINAL:
+            return ORIGINAL
+        budget = [budget_label(self.budget)] if self.budget else []
+        return "_".join([self.arm, *budget, f"s{self.seed}"])
+
+    @property
+    def method(self) -> str:
+        """Return the name of its selection: the method, and the draw that the seed takes."""
+        method, _ = split_arm(self.arm)
+        return f"{method}-{self.seed + 1}" if method in DRAWN and self.seed else method
+
+
+def budget_label(budget: Budget) -> str:
+    """Return a budget in a word: 0.2, 300rows or 50000tokens."""
+    if budget.ratio is not None:
+        return to_plain(budget.ratio)
+    return f"{budget.rows}rows" if budget.rows is not None else f"{budget.tokens}tokens"
+
+
+def cells(experiment: Experiment) -> list[Cell]:
+    """Return all cells, the first seed of every arm before the second of any."""
+    found = {
+        (cell.seed, place, cell.name): cell
+        for place, part in enumerate(experiment.grid)
+        for arm in part.arms
+        for cell in _seeds(arm, part.budget, part.seeds)
+    }
+    named = {cell.name: cell for _, cell in sorted(found.items(), key=lambda item: item[0][:2])}
+    return list(named.values())
+
+
+def _seeds(arm: str, budget: Budget, seeds: int) -> Iterator[Cell]:
+    method, _ = split_arm(arm)
+    whole = method in (ORIGINAL, FULL)
+    for seed in range(1 if method == ORIGINAL else seeds):
+        yield Cell(arm=arm, budget=None if whole else budget, seed=seed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The cells of an experiment with the configurations that make them."""
+
+    config: Config
+    """The experiment's."""
+    cells: tuple[Cell, ...]
+    """In the order in which they are run."""
+    shared: Mapping[str, Config]
+    """Name of a run that cells have in common -> its configuration."""
+    shared_of: Mapping[str | None, str]
+    """Variant, None for none -> the name of that run."""
+    variants: Mapping[str | None, Config]
+    """Variant -> the configuration it makes."""
+
+    def cell_config(self, cell: Cell) -> Config:
+        """Return the configuration of a cell's stages; its name is that of the run it goes on."""
+        method, variant = split_arm(cell.arm)
+        config, name = self.variants[variant], self.shared_of[variant]
+        assert config.evaluate is not None, "plan_cells refuses an experiment without it"
+        changes: dict[str, Any] = {
+            "name": name,
+            "runs_dir": f"{config.runs_dir}/{config.name}",
+            "seed": config.seed + cell.seed,
+            "score": self.shared[name].score,
+            "evaluate": replace(config.evaluate, original=method == ORIGINAL, model=None),
+            "report": None,
+            "experiment": None,
+        }
+        if method == ORIGINAL:
+            return replace(config, select=None, finetune=None, **changes)
+        return replace(config, select=self._select(config, cell), **changes)
+
+    def _select(self, config: Config, cell: Cell) -> Select:
+        if cell.budget is None:
+            return _WHOLE
+        return replace(config.select or Select(), method=cell.method, budget=cell.budget)
+
+
+def plan_cells(config: Config) -> Plan:
+    """Return the cells of a configuration and what makes them.
+
+    Raises:
+        RequestError: the configuration lacks a section, or a variant is no configuration.
+    """
+    for section in ("experiment", "finetune", "evaluate"):
+        if getattr(config, section) is None:
+            raise RequestError(f"igds experiment needs the section {section}")
+    assert config.experiment is not None
+    if config.finetune and config.finetune.engine != "trl":
+        raise RequestError("igds experiment trains its cells itself: set finetune.engine to trl")
+    listed = cells(config.experiment)
+    variants: dict[str | None, Config] = {None: config}
+    for name, words in config.experiment.variants.items():
+        variants[name] = _variant(config, name, words)
+    shared, shared_of, known = {}, {}, {}
+    for name in dict.fromkeys(split_arm(cell.arm)[1] for cell in listed):
+        made = _shared(variants[name])
+        label = known.setdefault(digest(made), f"{SHARED}-{name}" if name else SHARED)
+        shared_of[name] = label
+        shared[label] = made
+    for label, made in shared.items():
+        methods = _methods(cell for cell in listed if shared_of[split_arm(cell.arm)[1]] == label)
+        score = replace(config.score or Score(), methods=methods)
+        shared[label] = replace(made, name=label, score=score if methods else None)
+    return Plan(
+        config=config,
+        cells=tuple(listed),
+        shared=shared,
+        shared_of=shared_of,
+        variants=variants,
+    )
+
+
+def _variant(config: Config, name: str, words: str) -> Config:
+    try:
+        return changed(config, shlex.split(words))
+    except ValueError as error:
+        raise RequestError(f"experiment.variants.{name}: {error}") from error
+
+
+def _shared(config: Config) -> Config:
+    """Return the run of all that comes before a selection."""
+    return replace(
+        config,
+        name=SHARED,
+        runs_dir=f"{config.runs_dir}/{config.name}",
+        score=replace(config.score or Score(), methods=("igds",)),
+        select=None,
+        finetune=None,
+        evaluate=None,
+        experiment=None,
+    )
+
+
+def _methods(listed: Iterator[Cell]) -> tuple[str, ...]:
+    """Return the methods that score the pool for these cells."""
+    found: dict[str, None] = {}
+    for cell in listed:
+        if cell.arm == ORIGINAL:
+            continue
+        found[_WHOLE.method if cell.budget is None else scored_by(cell.method)] = None
+    return tuple(found)
+
+
+def scored_by(method: str) -> str:
+    """Return the method whose scores a selection needs."""
+    return "igds" if method in RANDOM_MATCHED else method
+
+
+def cell_identity(config: Config, sources: Mapping[str, Any], saes: Mapping[str, str]) -> Any:
+    """Return what a cell's numbers depend on, from its configuration; plain values.
+
+    Args:
+        config: that of the cell.
+        sources: set -> identities of its sources.
+        saes: block -> sha256 of the SAE's files.
+    """
+    skipped = ("name", "runs_dir", "runtime", "report", "experiment", "data", "saes")
+    plain = {name: value for name, value in to_plain(config).items() if name not in skipped}
+    if plain["score"]:
+        # Which other methods are scored beside a cell's own changes nothing for it.
+        plain["score"] = {name: v for name, v in plain["score"].items() if name != "methods"}
+    return {**plain, "data": dict(sources), "saes": dict(saes)}

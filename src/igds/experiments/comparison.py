@@ -1,0 +1,205 @@
+"""What the finished cells show together: means of arms, declared contrasts, further differences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float
+
+from igds.config.experiment import FULL, ORIGINAL, Experiment, Grid
+from igds.experiments.cells import Cell, budget_label
+from igds.experiments.results import CellResult
+from igds.experiments.run import Finished
+from igds.stats.crossed import Crossed, crossed_mean, holm
+
+REFERENCE = "random"
+"""Arm that every other one at its budget is compared with, declared or not."""
+
+Results = Mapping[Cell, CellResult]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One arm at one budget, over its finished seeds."""
+
+    arm: str
+    """As the grid names it."""
+    budget: str
+    """As `budget_label`; empty for `original` and `full`."""
+    cells: tuple[Cell, ...]
+    """Its finished cells, by seed."""
+    wanted: int
+    """Cells that the grid asks for."""
+    means: Mapping[str, Crossed]
+    """Metric -> mean over trainings and items."""
+    gain: Mapping[str, Crossed]
+    """Metric -> difference to the model as it was; empty before that is measured."""
+    over_random: Mapping[str, Crossed]
+    """Metric -> difference to random rows at this budget; empty where there are none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tested:
+    """A declared contrast, on the primary metric."""
+
+    arm: str
+    """The arm that should be better."""
+    against: str
+    """The arm it is compared with."""
+    budget: str
+    """Of both."""
+    difference: Crossed
+    """Arm minus the other, over the seeds that both have finished."""
+    adjusted: float
+    """p by Holm over all declared contrasts that are measured; NaN before any seed is."""
+
+
+def arms(finished: Finished) -> list[Arm]:
+    """Return every arm of the grid that has a finished cell, in the grid's order."""
+    found = []
+    for part, arm in _entries(_settings(finished)):
+        own = _cells(finished, part, arm)
+        done = [cell for cell in dict.fromkeys(own) if cell in finished.results]
+        if not done or any(done[0] in other.cells for other in found):
+            continue
+        original = _cells(finished, part, ORIGINAL)
+        apart = arm not in (REFERENCE, ORIGINAL, FULL)
+        drawn = _cells(finished, part, REFERENCE) if apart else []
+        found.append(
+            Arm(
+                arm=arm,
+                budget="" if done[0].budget is None else budget_label(done[0].budget),
+                cells=tuple(done),
+                wanted=len(set(own)),
+                means=_means(finished.results, done),
+                gain=differences(finished, own, original) if arm != ORIGINAL else {},
+                over_random=differences(finished, own, drawn),
+            )
+        )
+    return found
+
+
+def contrasts(finished: Finished) -> list[Tested]:
+    """Return the declared contrasts of which any seed is finished on both sides."""
+    settings = _settings(finished)
+    found = []
+    for part in settings.grid:
+        for contrast in part.contrasts:
+            sides = [_cells(finished, part, side) for side in (contrast.arm, contrast.against)]
+            measured = differences(finished, *sides).get(settings.primary)
+            if measured is not None:
+                found.append(
+                    Tested(
+                        arm=contrast.arm,
+                        against=contrast.against,
+                        budget=budget_label(part.budget),
+                        difference=measured,
+                        adjusted=float("nan"),
+                    )
+                )
+    adjusted = holm([one.difference.p for one in found])
+    return [replace(one, adjusted=p) for one, p in zip(found, adjusted, strict=True)]
+
+
+def differences(
+    finished: Finished, ours: Sequence[Cell], theirs: Sequence[Cell]
+) -> dict[str, Crossed]:
+    """Return metric -> mean difference over paired cells, on the items that all of them have.
+
+    Args:
+        finished: the experiment.
+        ours: cells of one arm, by seed.
+        theirs: as many of another; pairs of which one is not finished are left out.
+    """
+    results = finished.results
+    pairs = [
+        (results[a], results[b])
+        for a, b in zip(ours, theirs, strict=False)
+        if a in results and b in results
+    ]
+    if not pairs:
+        return {}
+    shared = [metric for metric in metrics(pairs[0][0]) if metric in metrics(pairs[0][1])]
+    found = {}
+    for metric in shared:
+        names = _common([one for pair in pairs for one in pair], metric)
+        if names:
+            left, right = (
+                np.stack([_values(pair[side], metric, names) for pair in pairs]) for side in (0, 1)
+            )
+            found[metric] = crossed_mean(left - right, _clusters(pairs[0][0], names), seed=0)
+    return found
+
+
+def metrics(result: CellResult) -> list[str]:
+    """Return the metrics of a cell, in the order in which they were measured."""
+    return list(dict.fromkeys(result.items["metric"].to_pylist()))
+
+
+def cell_mean(result: CellResult, metric: str) -> float:
+    """Return the mean of a metric over a cell's items."""
+    return float(np.mean(list(_by_item(result.items, metric).values())))
+
+
+def _means(results: Results, done: Sequence[Cell]) -> dict[str, Crossed]:
+    kept = [results[cell] for cell in done]
+    found = {}
+    for metric in metrics(kept[0]):
+        names = _common(kept, metric)
+        if names:
+            values = np.stack([_values(one, metric, names) for one in kept])
+            found[metric] = crossed_mean(values, _clusters(kept[0], names), seed=0)
+    return found
+
+
+def _settings(finished: Finished) -> Experiment:
+    settings = finished.plan.config.experiment
+    assert settings is not None, "a plan of cells has the section"
+    return settings
+
+
+def _entries(settings: Experiment) -> Iterable[tuple[Grid, str]]:
+    return ((part, arm) for part in settings.grid for arm in part.arms)
+
+
+def _cells(finished: Finished, part: Grid, arm: str) -> list[Cell]:
+    """Return an arm's cells at a part's budget, finished or not, by seed.
+
+    The model as it was has one, which stands beside every seed of the others.
+    """
+    found = [
+        cell
+        for cell in finished.plan.cells
+        if cell.arm == arm and cell.budget in (None, part.budget)
+    ]
+    return found * part.seeds if arm == ORIGINAL else found
+
+
+def _common(results: Sequence[CellResult], metric: str) -> list[str]:
+    """Return the items that all cells have, in the first one's order."""
+    sets = [_by_item(result.items, metric) for result in results]
+    return [name for name in sets[0] if all(name in other for other in sets)]
+
+
+def _values(result: CellResult, metric: str, names: Sequence[str]) -> Float[np.ndarray, " items"]:
+    by_item = _by_item(result.items, metric)
+    return np.array([by_item[name] for name in names])
+
+
+def _by_item(items: pa.Table, metric: str) -> dict[str, float]:
+    """Return item -> its value, the mean over samples."""
+    found: dict[str, list[float]] = {}
+    for row in items.to_pylist():
+        if row["metric"] == metric:
+            found.setdefault(row["item"], []).append(row["value"])
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def _clusters(result: CellResult, names: Sequence[str]) -> list[str]:
+    known = dict(
+        zip(result.items["item"].to_pylist(), result.items["cluster"].to_pylist(), strict=True)
+    )
+    return [known[name] for name in names]

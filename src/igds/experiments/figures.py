@@ -1,0 +1,157 @@
+"""The comparison as pictures: SVG files that stand alone, on white."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from igds.config.experiment import FULL, ORIGINAL, split_arm
+from igds.experiments.comparison import Arm, arms, cell_mean, metrics
+from igds.experiments.run import Finished
+from igds.stats.rank import spearman
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ACTIVATION = "feature_activation"
+"""Metric of the held-out prompts, in the fine-tuned model."""
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "axes.axisbelow": True,
+}
+_SIZE = (7.2, 3.8)
+_DRAWS = 4000
+
+
+def figures(finished: Finished) -> dict[str, bytes]:
+    """Return file name -> SVG; a figure without anything to show is left out."""
+    settings = finished.plan.config.experiment
+    assert settings is not None, "a plan of cells has the section"
+    found = {"ratio.svg": by_ratio(finished, settings.primary)}
+    found["activation.svg"] = by_activation(finished, settings.primary)
+    return {name: svg for name, svg in found.items() if svg is not None}
+
+
+def by_ratio(finished: Finished, metric: str) -> bytes | None:
+    """Return the metric of each arm by the share of the pool it keeps (the paper's Fig. 4)."""
+    import matplotlib
+
+    found = [arm for arm in arms(finished) if metric in arm.means]
+    points = [arm for arm in found if arm.arm != ORIGINAL]
+    if not points:
+        return None
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _canvas("Share of the pool", f"{metric}, held out")
+        for arm in found:
+            if arm.arm in (ORIGINAL, FULL):
+                mean = arm.means[metric].interval.mean
+                dashes = (0, (1, 2)) if arm.arm == FULL else (0, (4, 3))
+                axes.axhline(mean, color="#555555", linewidth=1, linestyle=dashes, label=arm.arm)
+        names = list(dict.fromkeys(arm.arm for arm in points if arm.arm != FULL))
+        for place, name in enumerate(names):
+            _line(axes, finished, [arm for arm in points if arm.arm == name], metric, place)
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        return _svg(figure, "ratio")
+
+
+def by_activation(finished: Finished, metric: str) -> bytes | None:
+    """Return each cell's metric by its model's feature activation (the paper's Fig. 3).
+
+    Arms under a variant may have other task features and are left out.
+    """
+    import matplotlib
+
+    cells = [
+        (cell, result)
+        for cell, result in finished.results.items()
+        if split_arm(cell.arm)[1] is None and {ACTIVATION, metric} <= set(metrics(result))
+    ]
+    trained = [pair for pair in cells if pair[0].arm != ORIGINAL]
+    if len(trained) < 3:
+        return None
+    x, y = (
+        np.array([cell_mean(result, name) for _, result in trained])
+        for name in (ACTIVATION, metric)
+    )
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _canvas(
+            "Mean activation of the task features, held out", f"{metric}, held out"
+        )
+        names = list(dict.fromkeys(cell.arm for cell, _ in trained))
+        for place, name in enumerate(names):
+            own = [cell.arm == name for cell, _ in trained]
+            axes.scatter(x[own], y[own], s=18, color=_colour(place), label=name)
+        axes.set_title(correlation_text(x, y), loc="left", fontsize=9)
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        return _svg(figure, "activation")
+
+
+def correlation_text(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> str:
+    """Return Spearman's correlation with its bootstrap interval and n."""
+    if len(set(x.tolist())) < 2 or len(set(y.tolist())) < 2:
+        return f"Spearman: not defined (a constant), n = {len(x)}"
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(_DRAWS):
+        rows = rng.integers(0, len(x), len(x))
+        if len(np.unique(x[rows])) > 1 and len(np.unique(y[rows])) > 1:
+            draws.append(spearman(x[rows], y[rows]))
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return f"Spearman {spearman(x, y):.2f} [{low:.2f}, {high:.2f}], n = {len(x)} fine-tuned models"
+
+
+def _line(axes: Axes, finished: Finished, own: Sequence[Arm], metric: str, place: int) -> None:
+    """Draw one arm over its budgets, its points set apart from other arms'."""
+    values = [arm.means[metric].interval for arm in own]
+    x = np.array([_share(finished, arm) for arm in own]) + 0.006 * (place % 7 - 3)
+    y = np.array([value.mean for value in values])
+    below = y - np.array([value.low for value in values])
+    above = np.array([value.high for value in values]) - y
+    axes.errorbar(
+        x, y, yerr=np.stack([below, above]), marker="o", markersize=4, linewidth=1, capsize=2,
+        color=_colour(place), label=own[0].arm,
+    )  # fmt: skip
+
+
+def _share(finished: Finished, arm: Arm) -> float:
+    """Return the share of the pool's rows that an arm keeps."""
+    facts = finished.results[arm.cells[0]].facts["selection"]
+    return facts["selected"] / facts["ok"]
+
+
+def _colour(place: int) -> str:
+    """Return a colour for each of 20 arms, and on from the first."""
+    import matplotlib
+    from matplotlib.colors import to_hex
+
+    return to_hex(matplotlib.color_sequences["tab20"][place % 20])
+
+
+def _canvas(x: str, y: str) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE, layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return figure, axes
+
+
+def _svg(figure: Figure, name: str) -> bytes:
+    """Return the figure, the same bytes for the same numbers."""
+    import matplotlib
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

@@ -1,0 +1,77 @@
+"""Finished cells: one small Parquet file each, that says all by itself and counts as done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from igds.errors import RequestError
+from igds.runs.files import whole_file
+from igds.runs.stage import StageMismatch, difference_text
+
+ITEMS = pa.schema(
+    [
+        pa.field("item", pa.string()),
+        pa.field("cluster", pa.string()),
+        pa.field("metric", pa.string()),
+        pa.field("sample", pa.int64()),
+        pa.field("value", pa.float64()),
+    ]
+)
+"""Columns of a cell's file, one row a held-out item, metric and sample."""
+_KEY = b"igds"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellResult:
+    """What is kept of a finished cell."""
+
+    identity: Mapping[str, Any]
+    """What its numbers depend on."""
+    facts: Mapping[str, Any]
+    """What was selected and trained, how long it took, and by which versions."""
+    items: pa.Table
+    """`ITEMS`."""
+
+
+def result_file(folder: Path, name: str) -> Path:
+    """Return the file of a finished cell."""
+    return folder / f"{name}.parquet"
+
+
+def write_result(path: Path, result: CellResult) -> None:
+    """Write a finished cell, all of it or nothing."""
+    record = json.dumps({"identity": result.identity, "facts": result.facts}, allow_nan=False)
+    table = result.items.select(ITEMS.names).cast(ITEMS)
+    with whole_file(path) as file:
+        pq.write_table(table.replace_schema_metadata({_KEY: record}), file, compression="zstd")
+
+
+def read_result(path: Path) -> CellResult | None:
+    """Return a finished cell, None where there is none.
+
+    Raises:
+        RequestError: the file is no result of a cell.
+    """
+    if not path.exists():
+        return None
+    try:
+        table = pq.ParquetFile(path).read()
+        record = json.loads((table.schema.metadata or {})[_KEY])
+        items = table.replace_schema_metadata(None).cast(ITEMS)
+    except (KeyError, ValueError, pa.ArrowInvalid) as error:
+        raise RequestError(f"{path} is no result of an experiment's cell: {error}") from error
+    return CellResult(identity=record["identity"], facts=record["facts"], items=items)
+
+
+def other_settings(
+    path: Path, recorded: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> StageMismatch:
+    """Return the error for a cell that other settings or inputs made, with what differs."""
+    return StageMismatch(difference_text(path, dict(recorded), dict(wanted)))

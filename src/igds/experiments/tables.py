@@ -1,0 +1,193 @@
+"""The comparison as Markdown: arms, declared contrasts, what was selected and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from igds.config.experiment import FULL, ORIGINAL, split_arm
+from igds.experiments.comparison import Arm, Tested, arms, contrasts
+from igds.experiments.run import Finished
+from igds.reporting.text import count, duration, number, signed
+from igds.stats.crossed import Crossed
+
+METRICS = {
+    "logprob": "log-probability of the gold response, nats a token",
+    "logprob_answer": "log-probability of the final answer, nats a token",
+    "task_score": "the task's score of generated responses",
+    "feature_activation": "activation of the task features at the read position",
+}
+"""Metric -> what it is; benchmarks go by their names."""
+
+
+def comparison(finished: Finished) -> str:
+    """Return all tables of an experiment as Markdown, headings of level 3."""
+    found = arms(finished)
+    measured = list(dict.fromkeys(metric for arm in found for metric in arm.means))
+    primary = _primary(finished)
+    measured.sort(key=lambda metric: metric != primary)
+    done, wanted = len(finished.results), len(finished.plan.cells)
+    parts = [] if done == wanted else [f"**{done} of {wanted} cells are finished.**"]
+    parts += ["### Declared contrasts", contrast_table(contrasts(finished), primary)]
+    for metric in measured:
+        words = METRICS.get(metric, metric)
+        title = f"### {words[0].upper()}{words[1:]}"
+        parts += [title, arm_table([arm for arm in found if metric in arm.means], metric)]
+    parts += ["### What was selected, and what it cost", cost_table(finished, found)]
+    parts += [*break_even(finished, found)]
+    return "\n\n".join(parts) + "\n"
+
+
+def contrast_table(found: Sequence[Tested], primary: str) -> str:
+    """Return the declared contrasts, one a row, and what each says in words."""
+    if not found:
+        return "None is measured yet."
+    columns = (
+        "contrast", "budget", "seeds", "items", f"difference in {primary}", "p", "p (Holm)",
+        "smallest detectable", "in words",
+    )  # fmt: skip
+    rows = [
+        (
+            f"{one.arm} - {one.against}",
+            one.budget,
+            one.difference.seeds,
+            one.difference.items,
+            interval(one.difference, sign=True),
+            chance(one.difference.p),
+            chance(one.adjusted),
+            number(one.difference.detectable, 4),
+            verdict(one),
+        )
+        for one in found
+    ]
+    return markdown(columns, rows)
+
+
+def verdict(one: Tested) -> str:
+    """Return what a contrast says, at 0.05 after Holm."""
+    if one.difference.seeds < 2:
+        return "one seed: nothing is said"
+    if not one.adjusted < 0.05:
+        return "no difference found"
+    return f"{one.arm} is {'better' if one.difference.interval.mean > 0 else 'worse'}"
+
+
+def arm_table(found: Sequence[Arm], metric: str) -> str:
+    """Return one metric of every arm, with its differences to the original and to random rows."""
+    columns = (
+        "arm", "budget", "seeds", "mean [95 %]", "seed deviation", "gain on original",
+        "relative", "minus random",
+    )  # fmt: skip
+    rows = []
+    for arm in found:
+        mean, gain = arm.means[metric], arm.gain.get(metric)
+        rows.append(
+            (
+                arm.arm,
+                arm.budget,
+                _seeds(arm),
+                interval(mean),
+                number(mean.seed_deviation, 4),
+                interval(gain, sign=True) if gain else "",
+                _relative(gain, mean) if gain else "",
+                interval(arm.over_random[metric], sign=True) if metric in arm.over_random else "",
+            )
+        )
+    return markdown(columns, rows)
+
+
+def cost_table(finished: Finished, found: Sequence[Arm]) -> str:
+    """Return what each arm selected and what that took, means over its seeds."""
+    columns = (
+        "arm", "budget", "rows", "tokens", "updates", "source entropy", "distinct 2-grams",
+        "score 0", "to find features", "to score", "training",
+    )  # fmt: skip
+    rows = []
+    for arm in found:
+        if arm.arm == ORIGINAL:
+            continue
+        facts = [finished.results[cell].facts for cell in arm.cells]
+        chosen = split_arm(arm.arm)[0] != FULL
+        rows.append(
+            (
+                arm.arm,
+                arm.budget,
+                count(round(_mean(facts, "trained", "rows"))),
+                count(round(_mean(facts, "trained", "tokens"))),
+                count(round(_mean(facts, "trained", "steps"))),
+                number(_mean(facts, "selection", "source_entropy"), 2),
+                number(_mean(facts, "selection", "distinct_2"), 3),
+                number(_mean(facts, "selection", "share_zero"), 2) if chosen else "",
+                count(round(_mean(facts, "cost", "identify"))),
+                count(round(_mean(facts, "cost", "score"))),
+                duration(_mean(facts, "seconds", "finetune")),
+            )
+        )
+    note = (
+        "Finding features and scoring the pool are upper bounds in forward equivalents, tokens "
+        "through the whole model; updates and times are those of one cell. distinct 2-grams falls "
+        "with the number of rows; score 0 is the share of the pool whose score is exactly 0."
+    )
+    return f"{markdown(columns, rows)}\n\n{note}"
+
+
+def break_even(finished: Finished, found: Sequence[Arm]) -> list[str]:
+    """Return for igds, and its variants, the pool size from which it costs less than `loss`.
+
+    That method finds no features, but reads every response too.
+    """
+    costs = {arm.arm: finished.results[arm.cells[0]].facts.get("cost") for arm in found}
+    plain = costs.get("loss")
+    if plain is None:
+        return []
+    lines = []
+    for name, cost in costs.items():
+        if cost is None or split_arm(name)[0] != "igds":
+            continue
+        saved = plain["score"] / plain["rows"] - cost["score"] / cost["rows"]
+        size = f"{count(round(cost['identify'] / saved))} rows" if saved > 0 else "no pool size"
+        lines.append(f"- {name} costs less than loss from {size} on.")
+    return ["\n".join(lines)] if lines else []
+
+
+def interval(value: Crossed, *, sign: bool = False) -> str:
+    """Return a mean with its interval, as 0.1230 [0.1010, 0.1450]."""
+    show = signed if sign else number
+    found = value.interval
+    return f"{show(found.mean, 4)} [{show(found.low, 4)}, {show(found.high, 4)}]"
+
+
+def chance(p: float) -> str:
+    """Return a p-value, one that three digits cannot show as a bound."""
+    return "<0.001" if p < 0.001 else number(p)
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a Markdown table; bars and line ends in cells cannot break it."""
+    lines = [_line(columns), _line(["---"] * len(columns)), *map(_line, rows)]
+    return "\n".join(lines)
+
+
+def _line(cells: Iterable[object]) -> str:
+    shown = (str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells)
+    return f"| {' | '.join(shown)} |"
+
+
+def _seeds(arm: Arm) -> str:
+    return f"{len(arm.cells)}" if len(arm.cells) == arm.wanted else f"{len(arm.cells)}/{arm.wanted}"
+
+
+def _relative(gain: Crossed, mean: Crossed) -> str:
+    """Return a gain as a share of the original's absolute value."""
+    original = mean.interval.mean - gain.interval.mean
+    return f"{signed(100 * gain.interval.mean / abs(original), 1)} %" if original else "n/a"
+
+
+def _mean(facts: Sequence[Mapping[str, Any]], section: str, key: str) -> float:
+    return sum(one[section][key] for one in facts) / len(facts)
+
+
+def _primary(finished: Finished) -> str:
+    settings = finished.plan.config.experiment
+    assert settings is not None, "a plan of cells has the section"
+    return settings.primary
