@@ -48,6 +48,8 @@ class Grid:
     further draw each time, of which there are five."""
     contrasts: tuple[Contrast, ...] = ()
     """Declared differences between arms of this part."""
+    published: dict[str, float] = field(default_factory=dict)
+    """Arm -> what a paper reports of it, shown beside what is measured."""
 
     def __post_init__(self) -> None:
         """Refuse no arm, one named twice, and contrasts of arms that are not there."""
@@ -60,13 +62,14 @@ class Grid:
             _check_arm(arm)
             if self.seeds > DRAWS and split_arm(arm)[0] in DRAWN:
                 raise ValueError(f"seeds must be at most {DRAWS}, the draws of {arm}")
+        sides = [("contrasts", arm) for c in self.contrasts for arm in (c.arm, c.against)]
+        for name, arm in (*sides, *(("published", arm) for arm in self.published)):
+            if arm not in self.arms:
+                raise ValueError(
+                    f"{name} names {arm!r}, which is no arm of this part; "
+                    f"{did_you_mean(arm, self.arms)}"
+                )
         for contrast in self.contrasts:
-            for side in (contrast.arm, contrast.against):
-                if side not in self.arms:
-                    raise ValueError(
-                        f"contrasts names {side!r}, which is no arm of this part; "
-                        f"{did_you_mean(side, self.arms)}"
-                    )
             if contrast.arm == contrast.against:
                 raise ValueError(f"contrasts compares {contrast.arm!r} with itself")
 
@@ -80,8 +83,8 @@ class Experiment:
     variants: dict[str, str] = field(default_factory=dict)
     """Name -> other settings, written as on the command line: `--saes.0.path untrained/L9`."""
     primary: str = "logprob"
-    """Metric of the declared contrasts: logprob, logprob_answer, task_score, or a benchmark's
-    name."""
+    """Metric of the declared contrasts: logprob, logprob_answer, task_score, pass@8, comet, or a
+    benchmark's name."""
     results: str | None = None
     """Folder of finished cells' items, from the config file; what is there counts as done.
     `results` in the run folder when absent."""

@@ -81,7 +81,7 @@ def _converter() -> Converter:
     factory(lambda hint: get_origin(hint) is UnionType, _optional)
     factory(_is_choice_or_number, _choice_or_number)
     factory(is_dataclass, _guarded(dict, "a section of keys and values", _class_factory))
-    factory(_of(dict), _guarded(dict, "a mapping of names to text", mapping_structure_factory))
+    factory(_of(dict), _guarded(dict, "a mapping of names to values", mapping_structure_factory))
     factory(_of(tuple), _guarded(list, "a list", homogenous_tuple_structure_factory))
     return converter
 
@@ -116,7 +116,7 @@ def _optional(hint: Any, converter: Converter) -> _Hook:
         typed = _typed(value) and inner is str
         if value not in _NULLS if typed else _plain(value) is not None:
             return converter.structure(value, inner)
-        if is_dataclass(inner):
+        if is_dataclass(inner) and not _typed(value):
             raise _UnexpectedError("is empty: write {} for its defaults, or leave it out")
         return None
 

@@ -12,7 +12,15 @@ from igds.config.experiment import FULL, ORIGINAL, Experiment, split_arm
 from igds.config.identity import digest, to_plain
 from igds.config.load import changed
 from igds.config.schema import Config
-from igds.config.scoring import DRAWN, RANDOM_MATCHED, Budget, Score, Select
+from igds.config.scoring import (
+    DRAWN,
+    RANDOM_MATCHED,
+    READ_PROMPTS,
+    USE_FEATURES,
+    Budget,
+    Score,
+    Select,
+)
 from igds.errors import RequestError
 
 SHARED = "shared"
@@ -129,15 +137,15 @@ def plan_cells(config: Config) -> Plan:
     for name, words in config.experiment.variants.items():
         variants[name] = _variant(config, name, words)
     shared, shared_of, known = {}, {}, {}
-    for name in dict.fromkeys(split_arm(cell.arm)[1] for cell in listed):
+    used = dict.fromkeys(split_arm(cell.arm)[1] for cell in listed)
+    for name in sorted(used, key=lambda name: name is not None):
         made = _shared(variants[name])
         label = known.setdefault(digest(made), f"{SHARED}-{name}" if name else SHARED)
         shared_of[name] = label
         shared[label] = made
     for label, made in shared.items():
         methods = _methods(cell for cell in listed if shared_of[split_arm(cell.arm)[1]] == label)
-        score = replace(config.score or Score(), methods=methods)
-        shared[label] = replace(made, name=label, score=score if methods else None)
+        shared[label] = _with_methods(replace(made, name=label), config, methods)
     return Plan(
         config=config,
         cells=tuple(listed),
@@ -168,6 +176,15 @@ def _shared(config: Config) -> Config:
     )
 
 
+def _with_methods(made: Config, config: Config, methods: tuple[str, ...]) -> Config:
+    """Return the run with the methods of its cells, and without recall where they need none."""
+    score = replace(made.score or Score(), methods=methods) if methods else None
+    assert config.evaluate is not None, "plan_cells refuses an experiment without it"
+    if config.evaluate.activations or set(methods) & set(READ_PROMPTS):
+        return replace(made, score=score)
+    return replace(made, score=score, recall=None, intervene=None)
+
+
 def _methods(listed: Iterator[Cell]) -> tuple[str, ...]:
     """Return the methods that score the pool for these cells."""
     found: dict[str, None] = {}
@@ -191,9 +208,17 @@ def cell_identity(config: Config, sources: Mapping[str, Any], saes: Mapping[str,
         sources: set -> identities of its sources.
         saes: block -> sha256 of the SAE's files.
     """
-    skipped = ("name", "runs_dir", "runtime", "report", "experiment", "data", "saes")
+    method = scored_by(config.select.method) if config.select else None
+    assert config.evaluate is not None, "plan_cells refuses an experiment without it"
+    skipped = {"name", "runs_dir", "runtime", "report", "experiment", "data", "saes"}
+    # A cell that knows no features does not depend on how they would be found.
+    reads = config.evaluate.activations
+    if not reads and method not in READ_PROMPTS:
+        skipped |= {"recall"}
+    if not reads and method not in USE_FEATURES:
+        skipped |= {"intervene"}
     plain = {name: value for name, value in to_plain(config).items() if name not in skipped}
     if plain["score"]:
         # Which other methods are scored beside a cell's own changes nothing for it.
         plain["score"] = {name: v for name, v in plain["score"].items() if name != "methods"}
-    return {**plain, "data": dict(sources), "saes": dict(saes)}
+    return {**plain, "data": dict(sources), "saes": {} if "recall" in skipped else dict(saes)}

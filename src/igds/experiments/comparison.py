@@ -10,11 +10,15 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from igds.config.experiment import FULL, ORIGINAL, Experiment, Grid
+from igds.evaluation.results import judges_by_0_and_1
 from igds.experiments.cells import Cell, budget_label
 from igds.experiments.results import CellResult
 from igds.experiments.run import Finished
 from igds.stats.crossed import Crossed, crossed_mean, holm
+from igds.stats.passk import pass_at_k
 
+PASS = "pass@"
+"""What the name of such a metric starts with; k follows."""
 REFERENCE = "random"
 """Arm that every other one at its budget is compared with, declared or not."""
 
@@ -33,6 +37,8 @@ class Arm:
     """Its finished cells, by seed."""
     wanted: int
     """Cells that the grid asks for."""
+    published: float | None
+    """What a paper reports of it."""
     means: Mapping[str, Crossed]
     """Metric -> mean over trainings and items."""
     gain: Mapping[str, Crossed]
@@ -74,6 +80,7 @@ def arms(finished: Finished) -> list[Arm]:
                 budget="" if done[0].budget is None else budget_label(done[0].budget),
                 cells=tuple(done),
                 wanted=len(set(own)),
+                published=part.published.get(arm),
                 means=_means(finished.results, done),
                 gain=differences(finished, own, original) if arm != ORIGINAL else {},
                 over_random=differences(finished, own, drawn),
@@ -135,8 +142,10 @@ def differences(
 
 
 def metrics(result: CellResult) -> list[str]:
-    """Return the metrics of a cell, in the order in which they were measured."""
-    return list(dict.fromkeys(result.items["metric"].to_pylist()))
+    """Return the metrics of a cell, in the order in which they were measured; pass@k at the end."""
+    measured = list(dict.fromkeys(result.items["metric"].to_pylist()))
+    pass_at = result.identity["evaluate"]["pass_at"] if judges_by_0_and_1(result.items) else []
+    return measured + [f"{PASS}{k}" for k in pass_at]
 
 
 def cell_mean(result: CellResult, metric: str) -> float:
@@ -190,12 +199,18 @@ def _values(result: CellResult, metric: str, names: Sequence[str]) -> Float[np.n
 
 
 def _by_item(items: pa.Table, metric: str) -> dict[str, float]:
-    """Return item -> its value, the mean over samples."""
+    """Return item -> its value: the mean over samples, or their pass@k."""
+    k = int(metric.removeprefix(PASS)) if metric.startswith(PASS) else None
     found: dict[str, list[float]] = {}
     for row in items.to_pylist():
-        if row["metric"] == metric:
+        if row["metric"] == (metric if k is None else "task_score"):
             found.setdefault(row["item"], []).append(row["value"])
-    return {name: float(np.mean(values)) for name, values in found.items()}
+    if k is None:
+        return {name: float(np.mean(values)) for name, values in found.items()}
+    return {
+        name: float(pass_at_k(np.array([round(sum(values))]), len(values), k)[0])
+        for name, values in found.items()
+    }
 
 
 def _clusters(result: CellResult, names: Sequence[str]) -> list[str]:

@@ -32,7 +32,8 @@ def comparison(finished: Finished) -> str:
     for metric in measured:
         words = METRICS.get(metric, metric)
         title = f"### {words[0].upper()}{words[1:]}"
-        parts += [title, arm_table([arm for arm in found if metric in arm.means], metric)]
+        own = [arm for arm in found if metric in arm.means]
+        parts += [title, arm_table(own, metric, published=metric == primary)]
     parts += ["### What was selected, and what it cost", cost_table(finished, found)]
     parts += [*break_even(finished, found)]
     return "\n\n".join(parts) + "\n"
@@ -72,11 +73,18 @@ def verdict(one: Tested) -> str:
     return f"{one.arm} is {'better' if one.difference.interval.mean > 0 else 'worse'}"
 
 
-def arm_table(found: Sequence[Arm], metric: str) -> str:
-    """Return one metric of every arm, with its differences to the original and to random rows."""
+def arm_table(found: Sequence[Arm], metric: str, *, published: bool = False) -> str:
+    """Return one metric of every arm, with its differences to the original and to random rows.
+
+    Args:
+        found: the arms.
+        metric: one that all of them have.
+        published: show what a paper reports, where the grid says so.
+    """
+    published = published and any(arm.published is not None for arm in found)
     columns = (
         "arm", "budget", "seeds", "mean [95 %]", "seed deviation", "gain on original",
-        "relative", "minus random",
+        "relative", "minus random", *(["published"] if published else []),
     )  # fmt: skip
     rows = []
     for arm in found:
@@ -91,6 +99,7 @@ def arm_table(found: Sequence[Arm], metric: str) -> str:
                 interval(gain, sign=True) if gain else "",
                 _relative(gain, mean) if gain else "",
                 interval(arm.over_random[metric], sign=True) if metric in arm.over_random else "",
+                *(["" if arm.published is None else f"{arm.published:g}"] if published else []),
             )
         )
     return markdown(columns, rows)

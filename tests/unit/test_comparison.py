@@ -1,0 +1,141 @@
+"""Finished cells side by side: planted differences, pass@k by hand, pairs that are not there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from igds.config.experiment import Contrast, Experiment, Grid
+from igds.config.inputs import SAE, Data, Model, Source
+from igds.config.schema import Config
+from igds.config.training import Evaluate, Finetune
+from igds.experiments.cells import plan_cells
+from igds.experiments.comparison import arms, contrasts, metrics
+from igds.experiments.figures import correlation_text
+from igds.experiments.results import ITEMS, CellResult
+from igds.experiments.run import Finished
+from igds.experiments.tables import arm_table, comparison, markdown, verdict
+
+ROWS = (Source(path="rows.jsonl"),)
+GRID = Grid(
+    arms=("original", "igds", "random", "loss"),
+    seeds=3,
+    contrasts=(Contrast(arm="igds", against="random"), Contrast(arm="loss", against="random")),
+    published={"igds": 0.5},
+)
+SHIFT = {"original": -1.0, "igds": 0.4, "random": 0.0, "loss": 0.0}
+"""Arm -> planted mean."""
+
+
+def result(items: list[dict[str, object]], pass_at: tuple[int, ...] = ()) -> CellResult:
+    facts = {
+        "trained": {"rows": 3, "tokens": 30, "steps": 1},
+        "selection": {
+            "source_entropy": 0.0, "distinct_2": 0.5, "share_zero": 0.0, "selected": 3, "ok": 15,
+        },
+        "cost": {"identify": 100.0, "score": 10.0, "rows": 15.0},
+        "seconds": {"finetune": 61.0},
+    }  # fmt: skip
+    return CellResult(
+        identity={"evaluate": {"pass_at": list(pass_at)}},
+        facts=facts,
+        items=pa.Table.from_pylist(items, schema=ITEMS),
+    )
+
+
+def item(name: str, metric: str, value: float, sample: int = 0) -> dict[str, object]:
+    return {"item": name, "cluster": name, "metric": metric, "sample": sample, "value": value}
+
+
+@pytest.fixture
+def planted() -> Finished:
+    """Return an experiment whose arms differ by `SHIFT`, with noise between seeds and items."""
+    config = Config(
+        name="planted",
+        model=Model(id="model"),
+        saes=(SAE(path="sae"),),
+        data=Data(prior=ROWS, validation=ROWS, control=ROWS, pool=ROWS, test=ROWS),
+        finetune=Finetune(),
+        evaluate=Evaluate(generate=False),
+        experiment=Experiment(grid=(GRID,)),
+    )
+    plan = plan_cells(config)
+    rng = np.random.default_rng(0)
+    level = rng.normal(0, 1, 40)
+    found = {}
+    for cell in plan.cells:
+        noise = rng.normal(0, 0.02) + rng.normal(0, 0.05, 40)
+        values = SHIFT[cell.arm] + level + noise
+        rows = [item(f"row{n}", "logprob", float(value)) for n, value in enumerate(values)]
+        found[cell] = result(rows)
+    return Finished(plan=plan, folder=Path("unused"), results=found)
+
+
+def test_planted_differences_are_found_and_null_ones_are_not(planted: Finished) -> None:
+    better, same = contrasts(planted)
+    assert better.difference.interval.low < 0.4 < better.difference.interval.high
+    assert better.difference.interval.low > 0.3
+    assert better.adjusted < 0.05 and verdict(better) == "igds is better"
+    assert same.difference.interval.low < 0 < same.difference.interval.high
+    assert verdict(same) == "no difference found"
+    assert better.difference.seeds == 3 and better.difference.items == 40
+    shown = {arm.arm: arm for arm in arms(planted)}
+    assert shown["igds"].gain["logprob"].interval.mean == pytest.approx(1.4, abs=0.06)
+    assert shown["original"].gain == {} and shown["random"].over_random == {}
+
+
+def test_pairs_of_which_one_is_missing_are_left_out(planted: Finished) -> None:
+    first = next(cell for cell in planted.results if cell.name == "random_0.2_s0")
+    kept = {cell: one for cell, one in planted.results.items() if cell != first}
+    partial = replace(planted, results=kept)
+    assert contrasts(partial)[0].difference.seeds == 2
+    seeds = {arm.arm: (len(arm.cells), arm.wanted) for arm in arms(partial)}
+    assert seeds["random"] == (2, 3) and seeds["igds"] == (3, 3)
+    assert "**9 of 10 cells are finished.**" in comparison(partial)
+    assert "| random | 0.2 | 2/3 |" in comparison(partial)
+
+
+def test_one_seed_is_not_judged(planted: Finished) -> None:
+    kept = {cell: one for cell, one in planted.results.items() if cell.seed == 0}
+    found = contrasts(replace(planted, results=kept))
+    assert verdict(found[0]) == "one seed: nothing is said"
+
+
+def test_items_that_one_cell_lacks_are_left_out_of_its_comparisons(planted: Finished) -> None:
+    cell = next(cell for cell in planted.results if cell.name == "igds_0.2_s1")
+    short = replace(planted.results[cell], items=planted.results[cell].items.slice(5))
+    found = contrasts(replace(planted, results={**planted.results, cell: short}))
+    assert [one.difference.items for one in found] == [35, 40]
+
+
+def test_pass_at_k_is_worked_out_from_the_samples(planted: Finished) -> None:
+    # Of 4 samples 1 and 0 are right: 1 - C(3, 2) / C(4, 2) = 1 / 2, and 0.
+    rows = [item("a", "task_score", float(n == 0), n) for n in range(4)]
+    rows += [item("b", "task_score", 0.0, n) for n in range(4)]
+    results = {cell: result(rows, (2,)) for cell in planted.results}
+    found = {arm.arm: arm for arm in arms(replace(planted, results=results))}
+    assert metrics(next(iter(results.values()))) == ["task_score", "pass@2"]
+    assert found["igds"].means["pass@2"].interval.mean == pytest.approx(0.25)
+    assert found["igds"].means["task_score"].interval.mean == pytest.approx(1 / 8)
+
+
+def test_published_numbers_stand_beside_the_primary_metric_alone(planted: Finished) -> None:
+    found = arms(planted)
+    with_them = arm_table(found, "logprob", published=True).splitlines()
+    assert with_them[0].endswith("| published |")
+    assert with_them[3].startswith("| igds |") and with_them[3].endswith("| 0.5 |")
+    assert "published" not in arm_table(found, "logprob")
+
+
+def test_a_cell_of_a_table_cannot_break_it() -> None:
+    assert markdown(["a|b"], [["c\nd"]]) == "| a\\|b |\n| --- |\n| c d |"
+
+
+def test_a_correlation_with_a_constant_is_not_defined() -> None:
+    rising = np.arange(5.0)
+    assert "not defined" in correlation_text(rising, np.ones(5))
+    assert correlation_text(rising, rising**3).startswith("Spearman 1.00 [1.00, 1.00], n = 5")
