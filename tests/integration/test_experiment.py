@@ -17,7 +17,7 @@ from igds.config.load import load_config
 from igds.errors import RequestError, WorkError
 from igds.experiments.comparison import arms, contrasts, differences
 from igds.experiments.pages import write_pages
-from igds.experiments.results import read_result, result_file
+from igds.experiments.results import read_result, result_file, selected_rows
 from igds.experiments.run import finished, run_experiment
 from igds.experiments.tables import break_even
 from igds.progress import SilentProgress
@@ -104,6 +104,8 @@ def test_cells_train_on_what_their_arm_selects(done: Path) -> None:
         table = RunFolder(folder / "cells" / f"{name}_12rows_s0").table("select/selection.parquet")
         chosen = table["selected"].to_numpy()
         assert chosen.sum() == 12
+        kept = read_result(result_file(results(done), f"{name}_12rows_s0"))
+        assert kept is not None and (selected_rows(kept) == chosen).all()
         assert scores[name][chosen].min() >= np.nanmax(scores[name][~chosen])
     draws = [
         RunFolder(folder / "cells" / f"random_12rows_s{seed}").table("select/selection.parquet")

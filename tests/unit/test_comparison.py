@@ -16,7 +16,7 @@ from igds.config.training import Evaluate, Finetune
 from igds.experiments.cells import plan_cells
 from igds.experiments.comparison import arms, contrasts, metrics
 from igds.experiments.figures import correlation_text
-from igds.experiments.results import ITEMS, CellResult
+from igds.experiments.results import ITEMS, CellResult, as_bits, selected_rows
 from igds.experiments.run import Finished
 from igds.experiments.tables import arm_table, comparison, markdown, verdict
 
@@ -36,6 +36,7 @@ def result(items: list[dict[str, object]], pass_at: tuple[int, ...] = ()) -> Cel
         "trained": {"rows": 3, "tokens": 30, "steps": 1},
         "selection": {
             "source_entropy": 0.0, "distinct_2": 0.5, "share_zero": 0.0, "selected": 3, "ok": 15,
+            "rows": 15, "bits": as_bits(np.arange(15) < 3),
         },
         "cost": {"identify": 100.0, "score": 10.0, "rows": 15.0},
         "seconds": {"finetune": 61.0},
@@ -139,3 +140,10 @@ def test_a_correlation_with_a_constant_is_not_defined() -> None:
     rising = np.arange(5.0)
     assert "not defined" in correlation_text(rising, np.ones(5))
     assert correlation_text(rising, rising**3).startswith("Spearman 1.00 [1.00, 1.00], n = 5")
+
+
+def test_selected_rows_survive_as_bits(planted: Finished) -> None:
+    first = next(iter(planted.results.values()))
+    assert selected_rows(first).tolist() == [True] * 3 + [False] * 12
+    half = replace(first, facts={"selection": {"rows": 9, "bits": as_bits(np.arange(9) % 2 == 0)}})
+    assert selected_rows(half).tolist() == [True, False] * 4 + [True]

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Bool
 
 from igds.errors import RequestError
 from igds.runs.files import whole_file
@@ -38,6 +40,18 @@ class CellResult:
     """What was selected and trained, how long it took, and by which versions."""
     items: pa.Table
     """`ITEMS`."""
+
+
+def as_bits(selected: Bool[np.ndarray, " rows"]) -> str:
+    """Return which rows of a pool were selected, in its order, as hexadecimal digits."""
+    return np.packbits(selected).tobytes().hex()
+
+
+def selected_rows(result: CellResult) -> Bool[np.ndarray, " rows"]:
+    """Return which rows of the pool a cell selected, in the pool's order."""
+    selection = result.facts["selection"]
+    packed = np.frombuffer(bytes.fromhex(selection["bits"]), dtype=np.uint8)
+    return np.unpackbits(packed, count=selection["rows"]).astype(bool)
 
 
 def result_file(folder: Path, name: str) -> Path:

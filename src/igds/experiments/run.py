@@ -23,6 +23,7 @@ from igds.experiments.costs import selection_costs
 from igds.experiments.diversity import diversity
 from igds.experiments.results import (
     CellResult,
+    as_bits,
     other_settings,
     read_result,
     result_file,
@@ -212,9 +213,14 @@ def _trained(file: ConfigFile, shared: Path, folder: RunFolder) -> dict[str, Any
     summary = read_json(folder.path / "finetune" / "summary.json") or {}
     kept = ("rows", "left_out", "truncated", "steps", "tokens", "response_tokens", "last_loss")
     selection = read_json(folder.path / "select" / "summary.json") or {}
+    selected = folder.table("select/selection.parquet")["selected"].to_numpy()
     assert file.config.select is not None, "a cell that trains selects first"
     return {
         "cost": selection_costs(file, shared)[scored_by(file.config.select.method)],
         "trained": {name: summary[name] for name in kept},
-        "selection": {**selection, **diversity(shared / "index", row_ids)},
+        "selection": {
+            **selection,
+            **diversity(shared / "index", row_ids),
+            "bits": as_bits(selected),
+        },
     }

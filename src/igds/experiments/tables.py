@@ -7,8 +7,9 @@ from typing import Any
 
 from igds.config.experiment import FULL, ORIGINAL, split_arm
 from igds.experiments.comparison import Arm, Tested, arms, contrasts
+from igds.experiments.results import selected_rows
 from igds.experiments.run import Finished
-from igds.reporting.text import count, duration, number, signed
+from igds.reporting.text import count, duration, number, percent, signed
 from igds.stats.crossed import Crossed
 
 METRICS = {
@@ -22,21 +23,25 @@ METRICS = {
 
 def comparison(finished: Finished) -> str:
     """Return all tables of an experiment as Markdown, headings of level 3."""
-    found = arms(finished)
-    measured = list(dict.fromkeys(metric for arm in found for metric in arm.means))
-    primary = _primary(finished)
-    measured.sort(key=lambda metric: metric != primary)
+    primary = primary_metric(finished)
     done, wanted = len(finished.results), len(finished.plan.cells)
     parts = [] if done == wanted else [f"**{done} of {wanted} cells are finished.**"]
     parts += ["### Declared contrasts", contrast_table(contrasts(finished), primary)]
+    return "\n\n".join([*parts, *arm_tables(finished)]) + "\n"
+
+
+def arm_tables(finished: Finished) -> list[str]:
+    """Return the tables of arms, one a metric, and that of selections and costs, with headings."""
+    found, primary, parts = arms(finished), primary_metric(finished), []
+    measured = list(dict.fromkeys(metric for arm in found for metric in arm.means))
+    measured.sort(key=lambda metric: metric != primary)
     for metric in measured:
         words = METRICS.get(metric, metric)
         title = f"### {words[0].upper()}{words[1:]}"
         own = [arm for arm in found if metric in arm.means]
         parts += [title, arm_table(own, metric, published=metric == primary)]
     parts += ["### What was selected, and what it cost", cost_table(finished, found)]
-    parts += [*break_even(finished, found)]
-    return "\n\n".join(parts) + "\n"
+    return [*parts, *break_even(finished, found)]
 
 
 def contrast_table(found: Sequence[Tested], primary: str) -> str:
@@ -109,7 +114,7 @@ def cost_table(finished: Finished, found: Sequence[Arm]) -> str:
     """Return what each arm selected and what that took, means over its seeds."""
     columns = (
         "arm", "budget", "rows", "tokens", "updates", "source entropy", "distinct 2-grams",
-        "score 0", "to find features", "to score", "training",
+        "score 0", "shared with igds", "to find features", "to score", "training",
     )  # fmt: skip
     rows = []
     for arm in found:
@@ -127,6 +132,7 @@ def cost_table(finished: Finished, found: Sequence[Arm]) -> str:
                 number(_mean(facts, "selection", "source_entropy"), 2),
                 number(_mean(facts, "selection", "distinct_2"), 3),
                 number(_mean(facts, "selection", "share_zero"), 2) if chosen else "",
+                percent(_overlap(finished, found, arm)),
                 count(round(_mean(facts, "cost", "identify"))),
                 count(round(_mean(facts, "cost", "score"))),
                 duration(_mean(facts, "seconds", "finetune")),
@@ -135,7 +141,8 @@ def cost_table(finished: Finished, found: Sequence[Arm]) -> str:
     note = (
         "Finding features and scoring the pool are upper bounds in forward equivalents, tokens "
         "through the whole model; updates and times are those of one cell. distinct 2-grams falls "
-        "with the number of rows; score 0 is the share of the pool whose score is exactly 0."
+        "with the number of rows; score 0 is the share of the pool whose score is exactly 0, "
+        "shared with igds that of an arm's rows which igds takes too at this budget."
     )
     return f"{markdown(columns, rows)}\n\n{note}"
 
@@ -186,6 +193,15 @@ def _seeds(arm: Arm) -> str:
     return f"{len(arm.cells)}" if len(arm.cells) == arm.wanted else f"{len(arm.cells)}/{arm.wanted}"
 
 
+def _overlap(finished: Finished, found: Sequence[Arm], arm: Arm) -> float | None:
+    """Return the share of an arm's rows that igds at its budget takes too, by first seeds."""
+    igds = [one for one in found if (one.arm, one.budget) == ("igds", arm.budget)]
+    if not igds or arm is igds[0]:
+        return None
+    ours, theirs = (selected_rows(finished.results[one.cells[0]]) for one in (arm, igds[0]))
+    return float((ours & theirs).sum() / ours.sum())
+
+
 def _relative(gain: Crossed, mean: Crossed) -> str:
     """Return a gain as a share of the original's absolute value."""
     original = mean.interval.mean - gain.interval.mean
@@ -196,7 +212,8 @@ def _mean(facts: Sequence[Mapping[str, Any]], section: str, key: str) -> float:
     return sum(one[section][key] for one in facts) / len(facts)
 
 
-def _primary(finished: Finished) -> str:
+def primary_metric(finished: Finished) -> str:
+    """Return the metric of the declared contrasts."""
     settings = finished.plan.config.experiment
     assert settings is not None, "a plan of cells has the section"
     return settings.primary
