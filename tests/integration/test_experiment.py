@@ -185,6 +185,11 @@ def test_results_alone_count_as_done(
     assert main(["experiment", config, "--experiment.results", "kept"]) == 0
     assert "cells: 11 of 11 are finished" in capsys.readouterr().out
     assert not (folder / "shared").exists() and len(list(kept.iterdir())) == 11
+    for part in ("model", "saes", "pool.jsonl"):  # tables need none of them
+        (copied_experiment / part).rename(copied_experiment / f"away-{part}")
+    before = (folder / "comparison.md").read_text()
+    assert main(["experiment", config, "--tables", "--experiment.results", "kept"]) == 0
+    assert (folder / "comparison.md").read_text() == before
 
 
 def test_a_killed_grid_goes_on_without_repeating_cells(
@@ -237,8 +242,10 @@ def test_results_of_other_settings_are_refused_and_replaced_on_demand(
 
 def test_another_pool_makes_other_cells(copied_experiment: Path) -> None:
     write_rows(copied_experiment / "pool.jsonl", sums(60, 77))
+    file = load_config(copied_experiment / "igds.yaml")
     with pytest.raises(RequestError, match=r"data.pool.0.files.0.sha256"):
-        finished(load_config(copied_experiment / "igds.yaml"))
+        run_experiment(file, progress=SilentProgress())
+    assert len(finished(file).results) == 11  # its tables are of the cells as they are
 
 
 def test_a_file_that_is_no_result_is_named(copied_experiment: Path) -> None:

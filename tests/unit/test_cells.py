@@ -111,13 +111,16 @@ def test_nothing_is_recalled_for_arms_that_know_no_features() -> None:
 def test_a_cell_depends_on_what_makes_it_and_on_nothing_else() -> None:
     grid = Grid(arms=("random", "igds", "igds-frequency"))
 
-    def identities(**changes: object) -> list[dict[str, object]]:
+    def identities(sae: str = "x", **changes: object) -> list[dict[str, object]]:
+        inputs = {"data": {}, "saes": {"L1": sae}}
         plan = plan_cells(config(grid, **changes))
-        return [cell_identity(plan.cell_config(cell), {}, {"L1": "x"}) for cell in plan.cells]
+        return [cell_identity(plan.cell_config(cell), inputs) for cell in plan.cells]
 
     before = identities()
     by_recall = identities(recall=Recall(min_frequency=0.7))
     assert [a == b for a, b in zip(before, by_recall, strict=True)] == [True, False, False]
+    by_sae = identities(sae="y")
+    assert [a == b for a, b in zip(before, by_sae, strict=True)] == [True, False, False]
     by_delta = identities(intervene=Intervene(top_k=2))
     assert [a == b for a, b in zip(before, by_delta, strict=True)] == [True, False, True]
     by_rate = identities(finetune=Finetune(learning_rate=1.0))

@@ -96,8 +96,8 @@ def test_pairs_of_which_one_is_missing_are_left_out(planted: Finished) -> None:
     assert contrasts(partial)[0].difference.seeds == 2
     seeds = {arm.arm: (len(arm.cells), arm.wanted) for arm in arms(partial)}
     assert seeds["random"] == (2, 3) and seeds["igds"] == (3, 3)
-    assert "**9 of 10 cells are finished.**" in comparison(partial)
-    assert "| random | 0.2 | 2/3 |" in comparison(partial)
+    assert "**9 of 10 cells are finished.**" in comparison(partial, arms(partial))
+    assert "| random | 0.2 | 2/3 |" in comparison(partial, arms(partial))
 
 
 def test_one_seed_is_not_judged(planted: Finished) -> None:

@@ -200,13 +200,12 @@ def scored_by(method: str) -> str:
     return "igds" if method in RANDOM_MATCHED else method
 
 
-def cell_identity(config: Config, sources: Mapping[str, Any], saes: Mapping[str, str]) -> Any:
+def cell_identity(config: Config, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a cell's numbers depend on, from its configuration; plain values.
 
     Args:
         config: that of the cell.
-        sources: set -> identities of its sources.
-        saes: block -> sha256 of the SAE's files.
+        inputs: identities of `data` and `saes`; none where settings alone are asked for.
     """
     method = scored_by(config.select.method) if config.select else None
     assert config.evaluate is not None, "plan_cells refuses an experiment without it"
@@ -221,4 +220,5 @@ def cell_identity(config: Config, sources: Mapping[str, Any], saes: Mapping[str,
     if plain["score"]:
         # Which other methods are scored beside a cell's own changes nothing for it.
         plain["score"] = {name: v for name, v in plain["score"].items() if name != "methods"}
-    return {**plain, "data": dict(sources), "saes": {} if "recall" in skipped else dict(saes)}
+    used = ("data",) if "recall" in skipped else ("data", "saes")
+    return {**plain, **{name: inputs[name] for name in used if name in inputs}}

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from igds.config.experiment import FULL, ORIGINAL, split_arm
-from igds.experiments.comparison import Arm, arms, cell_mean, metrics
+from igds.experiments.comparison import Arm, cell_mean, metrics
 from igds.experiments.run import Finished
 from igds.stats.rank import spearman
 
@@ -33,20 +33,27 @@ _SIZE = (7.2, 3.8)
 _DRAWS = 4000
 
 
-def figures(finished: Finished) -> dict[str, bytes]:
-    """Return file name -> SVG; a figure without anything to show is left out."""
+def figures(finished: Finished, found: Sequence[Arm]) -> dict[str, bytes]:
+    """Return file name -> SVG; a figure without anything to show is left out.
+
+    Args:
+        finished: the experiment.
+        found: its arms.
+    """
     settings = finished.plan.config.experiment
     assert settings is not None, "a plan of cells has the section"
-    found = {"ratio.svg": by_ratio(finished, settings.primary)}
-    found["activation.svg"] = by_activation(finished, settings.primary)
-    return {name: svg for name, svg in found.items() if svg is not None}
+    drawn = {
+        "ratio.svg": by_ratio(finished, found, settings.primary),
+        "activation.svg": by_activation(finished, settings.primary),
+    }
+    return {name: svg for name, svg in drawn.items() if svg is not None}
 
 
-def by_ratio(finished: Finished, metric: str) -> bytes | None:
+def by_ratio(finished: Finished, found: Sequence[Arm], metric: str) -> bytes | None:
     """Return the metric of each arm by the share of the pool it keeps (the paper's Fig. 4)."""
     import matplotlib
 
-    found = [arm for arm in arms(finished) if metric in arm.means]
+    found = [arm for arm in found if metric in arm.means]
     points = [arm for arm in found if arm.arm != ORIGINAL]
     if not points:
         return None

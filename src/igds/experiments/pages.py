@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from igds.experiments.comparison import arms
 from igds.experiments.figures import figures
 from igds.experiments.run import Finished
 from igds.experiments.tables import comparison
@@ -19,11 +20,12 @@ TITLES = {
 def write_pages(finished: Finished) -> Path:
     """Write `comparison.md` and its figures into the experiment's folder; return the page."""
     page = finished.folder / "comparison.md"
-    drawn = figures(finished)
+    found = arms(finished)
+    drawn = figures(finished, found)
     for name, svg in drawn.items():
         with whole_file(finished.folder / name) as file:
             file.write(svg)
-    text = f"# {finished.plan.config.name}\n\n{comparison(finished)}"
+    text = f"# {finished.plan.config.name}\n\n{comparison(finished, found)}"
     text += "".join(f"\n![{TITLES[name]}]({name})\n" for name in drawn)
     with whole_file(page) as file:
         file.write(text.encode())

@@ -37,6 +37,8 @@ from igds.runs.lock import RunLock
 from igds.runs.stage import stage_state
 
 VERSION = 1
+INPUTS = ("data", "saes")
+"""Parts of an identity that are no settings."""
 _RECORD = "cell.json"
 _VERSIONS = ("igds", "torch", "transformers", "trl")
 
@@ -62,6 +64,7 @@ class _Work:
     folder: Path
     results: Path
     identities: Mapping[Cell, Any]
+    """What each cell depends on; of work that runs nothing, the settings alone."""
     progress: Progress
 
     def file_of(self, config: Config) -> ConfigFile:
@@ -104,29 +107,32 @@ def run_experiment(
 def finished(file: ConfigFile) -> Finished:
     """Return the experiment as far as it has come, running nothing.
 
+    Only settings are compared with those of the cells: neither model nor SAEs nor data need be
+    there.
+
     Raises:
-        RequestError: as `run_experiment`.
+        RequestError: the configuration cannot be used, or a cell was made by other settings.
     """
-    work = _work(file, make_progress())
+    work = _work(file, make_progress(), settings_only=True)
     found = {cell: _result(work, cell) for cell in work.plan.cells}
     results = {cell: result for cell, result in found.items() if result is not None}
     return Finished(plan=work.plan, folder=work.folder, results=results)
 
 
-def _work(file: ConfigFile, progress: Progress) -> _Work:
+def _work(file: ConfigFile, progress: Progress, *, settings_only: bool = False) -> _Work:
     config = file.config
     plan = plan_cells(config)
     folder = (file.base / config.runs_dir / config.name).resolve()
     assert config.experiment is not None, "plan_cells refuses a configuration without it"
     results = config.experiment.results
-    identities = {}
-    inputs: dict[str, tuple[dict[str, Any], dict[str, str]]] = {}
+    identities: dict[Cell, Any] = {}
+    inputs: dict[str, dict[str, Any]] = {}
     for cell in plan.cells:
         made = plan.cell_config(cell)
-        if made.name not in inputs:
+        if not settings_only and made.name not in inputs:
             inputs[made.name] = _inputs(replace(file, config=made))
-        found = cell_identity(made, *inputs[made.name])
-        identities[cell] = to_plain({"version": VERSION, "cell": cell.name, **found})
+        parts = cell_identity(made, inputs.get(made.name, {}))
+        identities[cell] = to_plain({"version": VERSION, "cell": cell.name, **parts})
     return _Work(
         file=file,
         plan=plan,
@@ -137,7 +143,7 @@ def _work(file: ConfigFile, progress: Progress) -> _Work:
     )
 
 
-def _inputs(file: ConfigFile) -> tuple[dict[str, Any], dict[str, str]]:
+def _inputs(file: ConfigFile) -> dict[str, Any]:
     """Return the identities of a configuration's data and SAEs."""
     context = pipeline.make_context(file, False, make_progress())
     sets = ("prior", "validation", "control", "pool", "test")
@@ -145,7 +151,7 @@ def _inputs(file: ConfigFile) -> tuple[dict[str, Any], dict[str, str]]:
         name: [source_identity(source, file.base) for source in getattr(file.config.data, name)]
         for name in sets
     }
-    return sources, context.sae_identity
+    return {"data": sources, "saes": context.sae_identity}
 
 
 def _shared_name(plan: Plan, cell: Cell) -> str:
@@ -156,10 +162,15 @@ def _result(work: _Work, cell: Cell, *, overwrite: bool = False) -> CellResult |
     """Return a finished cell's result; one of other settings is refused, or removed."""
     path = result_file(work.results, cell.name)
     result = read_result(path)
-    if result is None or result.identity == work.identities[cell]:
+    if result is None:
+        return None
+    wanted = work.identities[cell]
+    known = {*wanted, *(set(result.identity) - set(INPUTS))}
+    recorded = {name: part for name, part in result.identity.items() if name in known}
+    if recorded == wanted:
         return result
     if not overwrite:
-        raise other_settings(path, result.identity, work.identities[cell])
+        raise other_settings(path, recorded, wanted)
     path.unlink()
     return None
 

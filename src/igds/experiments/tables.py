@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from igds.config.experiment import FULL, ORIGINAL, split_arm
-from igds.experiments.comparison import Arm, Tested, arms, contrasts
+from igds.experiments.comparison import Arm, Tested, contrasts
 from igds.experiments.results import selected_rows
 from igds.experiments.run import Finished
 from igds.reporting.text import count, duration, number, percent, signed
@@ -21,18 +21,23 @@ METRICS = {
 """Metric -> what it is; benchmarks go by their names."""
 
 
-def comparison(finished: Finished) -> str:
-    """Return all tables of an experiment as Markdown, headings of level 3."""
+def comparison(finished: Finished, found: Sequence[Arm]) -> str:
+    """Return all tables of an experiment as Markdown, headings of level 3.
+
+    Args:
+        finished: the experiment.
+        found: its arms.
+    """
     primary = primary_metric(finished)
     done, wanted = len(finished.results), len(finished.plan.cells)
     parts = [] if done == wanted else [f"**{done} of {wanted} cells are finished.**"]
     parts += ["### Declared contrasts", contrast_table(contrasts(finished), primary)]
-    return "\n\n".join([*parts, *arm_tables(finished)]) + "\n"
+    return "\n\n".join([*parts, *arm_tables(finished, found)]) + "\n"
 
 
-def arm_tables(finished: Finished) -> list[str]:
+def arm_tables(finished: Finished, found: Sequence[Arm]) -> list[str]:
     """Return the tables of arms, one a metric, and that of selections and costs, with headings."""
-    found, primary, parts = arms(finished), primary_metric(finished), []
+    primary, parts = primary_metric(finished), []
     measured = list(dict.fromkeys(metric for arm in found for metric in arm.means))
     measured.sort(key=lambda metric: metric != primary)
     for metric in measured:
