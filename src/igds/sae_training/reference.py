@@ -30,8 +30,8 @@ Would directions that nobody learned select as well? Two controls, after
 run with another `name` and all else equal, which reads S3 once more and is on its record;
 [methods](methods.md#by-another-sae) says what they answer.
 
-**Untrained.** `igds saes untrained CONFIG OUTPUT` writes a double of each SAE of a run: JumpReLU, of
-the same block and width, decoder rows uniform on the unit sphere by `--directions-seed`, block and
+**Untrained.** `igds saes untrained CONFIG OUTPUT` writes a double of each SAE of a run: JumpReLU,
+of the same block and width, decoder rows uniform on the unit sphere by `--directions-seed`, block and
 index, the encoder tied to them. It recalls first if that is not done; beyond that it needs no pass
 of the model, and never the extra `saelens`.
 
@@ -50,12 +50,12 @@ of the model, and never the extra `saelens`.
   prompts have one residual), `louder` counts features over 1 % stronger than their namesake.
   `cfg.json` has both under `untrained`, with the SAE's name and sha256, the seed, and a digest of
   the recall's identity.
-- The decoder bias is the trained SAE's. Nothing was fitted to reconstruct: explained variance is low
-  or negative, and recall and `igds doctor` say so.
+- The decoder bias is the trained SAE's. Nothing was fitted to reconstruct: explained variance is
+  low or negative, and recall and `igds doctor` say so.
 
 **Frozen.** `igds saes train CONFIG --decoder frozen --output OTHER` trains the same SAE from the
-same captured residuals (text, steps, l0) but for its decoder, which stays at random unit directions,
-bit for bit: those of the untrained double of an equal seed. Encoder, which starts tied to them,
+same captured residuals (text, steps, l0) but for its decoder, which stays at random unit
+directions, bit for bit: those of the untrained double of an equal seed. Encoder, which starts tied to them,
 biases and thresholds are trained. The files hold the directions times one factor, in float16."""
 
 
