@@ -110,7 +110,9 @@ def test_a_frozen_decoder_never_moves_while_the_rest_is_trained(
     # Before float16 could hide a small step: no bit differs after 1 epoch and after 12.
     assert torch.equal(trained[0].W_dec, trained[1].W_dec)
     assert not torch.equal(trained[0].W_enc, trained[1].W_enc)
-    assert short["explained_variance"] < long["explained_variance"] < free["explained_variance"]
+    assert long["explained_variance"] < free["explained_variance"]
+    if architecture != "jumprelu":  # whose l0 is still far over its target after one epoch
+        assert short["explained_variance"] < long["explained_variance"]
     written, directions = load_sae(tmp_path / "saes" / "L0").W_dec, random_directions(0, 0, 64, 32)
     cosines = torch.nn.functional.cosine_similarity(written, directions)
     assert (1 - cosines).abs().max() < 1e-5

@@ -55,9 +55,9 @@ def test_each_feature_is_active_as_often_as_its_namesake(activation: str) -> Non
     sae, x = trained(activation), residuals()
     double = untrained_sae(sae, x, seed=0)
     wanted = (sae.encode(x) > 0).sum(dim=0)
-    assert {0, N} <= set(wanted.tolist())
+    assert len(set(wanted.tolist())) > N // 2
     if activation != "topk":
-        assert len(set(wanted.tolist())) > N // 2
+        assert {0, N} <= set(wanted.tolist())
     assert torch.equal((double.encode(x) > 0).sum(dim=0), wanted)
 
 
@@ -93,8 +93,9 @@ def test_frequency_holds_on_other_residuals_of_the_kind() -> None:
     double = untrained_sae(sae, x[:1000], seed=0)
     wanted = (sae.encode(x[:1000]) > 0).double().mean(dim=0)
     found = (double.encode(x[1000:]) > 0).double().mean(dim=0)
-    # Five standard errors of a share, of which the cut's own place is one more sample.
-    assert ((found - wanted).abs() <= 5 * (wanted * (1 - wanted) / 500).sqrt() + 0.01).all()
+    # Five standard errors of a share, of which the cut's own place is one more sample. Where none
+    # or all passed, over 20 of 1,000 others do otherwise with a chance of 2^-21.
+    assert ((found - wanted).abs() <= 5 * (wanted * (1 - wanted) / 500).sqrt() + 0.02).all()
 
 
 def test_it_is_a_tied_jumprelu_sae_of_unit_directions_that_names_nothing_of_the_trained() -> None:
