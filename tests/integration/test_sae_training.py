@@ -16,6 +16,7 @@ from igds.sae_training.activations import Residuals, capture_residuals
 from igds.sae_training.corpus import Text
 from igds.sae_training.train import train_saes
 from igds.saes.load import load_sae
+from igds.saes.untrained import random_directions
 
 CONFIG = """
 model: {{id: model}}
@@ -90,10 +91,50 @@ def test_same_settings_give_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "again" / "L0" / "sae_weights.safetensors").read_bytes() == first
 
 
-def test_a_killed_run_keeps_the_saes_it_wrote(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "matryoshka", "jumprelu"])
+def test_a_frozen_decoder_never_moves_while_the_rest_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str
 ) -> None:
-    path, options = prepare(tmp_path), ["--epochs", "1"]
+    path, options = prepare(tmp_path, architecture), ["--layers", "[0]"]
+    train, trained = train_module.train_layer, []
+
+    def recorded(*arguments, **options):
+        trained.append(train(*arguments, **options))
+        return trained[-1]
+
+    monkeypatch.setattr(train_module, "train_layer", recorded)
+    frozen = [*options, "--decoder", "frozen"]
+    (long,) = train_saes(path, frozen)
+    (short,) = train_saes(path, [*frozen, "--epochs", "1", "--output", "short"])
+    (free,) = train_saes(path, [*options, "--output", "free"])
+    # Before float16 could hide a small step: no bit differs after 1 epoch and after 12.
+    assert torch.equal(trained[0].W_dec, trained[1].W_dec)
+    assert not torch.equal(trained[0].W_enc, trained[1].W_enc)
+    assert long["explained_variance"] < free["explained_variance"]
+    if architecture != "jumprelu":  # whose l0 is still far over its target after one epoch
+        assert short["explained_variance"] < long["explained_variance"]
+    written, directions = load_sae(tmp_path / "saes" / "L0").W_dec, random_directions(0, 0, 64, 32)
+    cosines = torch.nn.functional.cosine_similarity(written, directions)
+    assert (1 - cosines).abs().max() < 1e-5
+    assert (torch.nn.functional.cosine_similarity(trained[2].W_dec, directions) < 0.9).all()
+    stored = json.loads((tmp_path / "saes" / "L0" / "cfg.json").read_text())["metadata"]
+    assert stored["decoder"] == "frozen"
+
+
+def test_a_frozen_decoder_is_another_recipe(tmp_path: Path) -> None:
+    path, options = prepare(tmp_path), ["--layers", "[0]", "--epochs", "1"]
+    train_saes(path, options)
+    with pytest.raises(RequestError, match="L0 holds an SAE that other settings or text made"):
+        train_saes(path, [*options, "--decoder", "frozen"])
+    with pytest.raises(RequestError, match="decoder"):
+        train_saes(path, [*options, "--decoder", "frosen"])
+
+
+@pytest.mark.parametrize("decoder", ["trained", "frozen"])
+def test_a_killed_run_keeps_the_saes_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: str
+) -> None:
+    path, options = prepare(tmp_path), ["--epochs", "1", "--decoder", decoder]
     once = train_saes(path, [*options, "--output", "whole"])
     train, trained = train_module.train_layer, []
 

@@ -1,4 +1,4 @@
-"""`igds saes`: list public sparse autoencoders, convert one, train some."""
+"""`igds saes`: list public sparse autoencoders, convert one, train some, make controls."""
 
 from __future__ import annotations
 
@@ -138,15 +138,56 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Untrained:
+    """Write an untrained double of each SAE of a run: random directions that fire as often.
+
+    Index and recall are run first if they are missing. Any setting can follow the config; see
+    docs/saes.md for what is matched.
+    """
+
+    overridable: ClassVar[bool] = True
+
+    config: Annotated[Positional[Path], arg(metavar="CONFIG")]
+    """YAML file with the settings of the run."""
+    output: Positional[Path]
+    """Folder to make, with a folder L<layer> for each SAE."""
+    directions_seed: int = 0
+    """Root of the directions; `seed` stays the run's."""
+
+    def execute(self, overrides: Sequence[str]) -> None:
+        """Write the doubles, and print how well they match and the `saes` that names them.
+
+        Raises:
+            RequestError: the output is there already, or the run cannot be recalled.
+        """
+        from igds.config.load import load_config
+        from igds.progress import make_progress
+
+        file = load_config(self.config, overrides)
+        from igds import pipeline
+
+        run = pipeline.run(file, until="recall", progress=make_progress())
+        from igds.sae_training.untrained import write_untrained
+
+        recall = run.folder.path / "recall"
+        rows = write_untrained(file, recall, self.output, self.directions_seed)
+        print_table(list(rows[0]), [list(row.values()) for row in rows])
+        print("saes:")
+        for row in rows:
+            print(f"  - path: {self.output.resolve()}/L{row['layer']}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Saes:
-    """List public sparse autoencoders, convert one, or train some."""
+    """List public sparse autoencoders, convert one, train some, or make untrained controls."""
 
     overridable: ClassVar[bool] = True
 
     action: Annotated[
         Annotated[List, tyro.conf.subcommand("list", prefix_name=False)]
         | Annotated[Convert, tyro.conf.subcommand("convert", prefix_name=False)]
-        | Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)],
+        | Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)]
+        | Annotated[Untrained, tyro.conf.subcommand("untrained", prefix_name=False)],
         tyro.conf.arg(name=""),
     ]
     """What to do."""

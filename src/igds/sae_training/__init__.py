@@ -1,1 +1,1 @@
-"""Training SAEs on the blocks of a model with sae_lens: the only importer of that library."""
+"""SAEs made here: trained with sae_lens, imported nowhere else, or untrained as a control."""

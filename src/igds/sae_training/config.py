@@ -65,6 +65,9 @@ class SAETraining:
     matryoshka_widths: tuple[int, ...] = ()
     """Features of each level of a matryoshka SAE, rising to d_sae; an eighth, a quarter, a half and
     all of d_sae when absent."""
+    decoder: Literal["trained", "frozen"] = "trained"
+    """frozen makes a control: the decoder stays at random unit directions, one a feature by the
+    seed, to which the encoder is tied at the start, and all else is trained as before."""
     l0: float = 32
     """Features active a token: exactly (k of topk) or on average (k of batchtopk and matryoshka,
     target of jumprelu)."""

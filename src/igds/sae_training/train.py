@@ -35,6 +35,7 @@ from igds.saes.formats.saelens import read_config, write_saelens
 from igds.saes.load import load_sae
 from igds.saes.quality import sae_quality
 from igds.saes.sae import SAE
+from igds.saes.untrained import random_directions
 
 if TYPE_CHECKING:
     from sae_lens.saes.sae import TrainingSAE
@@ -119,6 +120,8 @@ def train_layer(
         raise RequestError(f"{len(places)} residuals are fewer than one batch of {config.batch}")
     torch.manual_seed(seeded_bits(config.seed, "sae-weights", f"L{layer}"))
     sae = _new_sae(config, rows.shape[1], layer, device)
+    if config.decoder == "frozen":
+        _freeze_decoder(sae, random_directions(config.seed, layer, *sae.W_dec.shape))
     mean, scale = _mean_and_scale(rows, places)
     # A residual stream's mean is longer than its spread: a short run should not have to learn it.
     sae.b_dec.data = (mean * scale).to(device)
@@ -241,6 +244,13 @@ def _new_sae(config: SAETraining, d_in: int, layer: int, device: str) -> Trainin
     return sae_lens.JumpReLUTrainingSAE(sae_lens.JumpReLUTrainingSAEConfig(**common, **sparsity))
 
 
+def _freeze_decoder(sae: TrainingSAE, directions: Float[Tensor, "d_sae d_in"]) -> None:
+    """Fix the decoder at the directions; the encoder, which is trained, starts tied to it."""
+    sae.W_dec.data = directions.to(sae.W_dec.device)
+    sae.W_enc.data = sae.W_dec.data.T.contiguous()
+    sae.W_dec.requires_grad_(False)
+
+
 def _trainer(config: SAETraining, sae: TrainingSAE, steps: int, device: str) -> SAETrainer:
     """Return the trainer of sae_lens, of which only `step` is used: no wandb, no second bar."""
     from sae_lens import LoggingConfig
@@ -294,6 +304,7 @@ def _metadata(config: SAETraining, model: ModelSpec) -> dict[str, Any]:
         "context_size": config.context,
         "prepend_bos": False,
         "training_architecture": config.architecture,
+        "decoder": config.decoder,
         "training_text": [
             {"name": one.name, "license": one.license, "url": one.url} for one in config.sources
         ],
