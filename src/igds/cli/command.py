@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
@@ -42,6 +43,19 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     console = Console()
     # A pipe has no width: lines are then never folded.
     Console(width=None if console.is_terminal else 10_000).print(table)
+
+
+def print_end(run: Path, started: float) -> None:
+    """Print how long a command took and where its run is.
+
+    Args:
+        run: the run folder.
+        started: what `time.monotonic` said when the command began.
+    """
+    from igds.reporting.text import duration
+
+    print(f"time: {duration(time.monotonic() - started)}")
+    print(f"run: {run}")
 
 
 def print_doubt(run: Path) -> None:
