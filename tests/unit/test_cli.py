@@ -184,6 +184,39 @@ def test_status_of_a_run_in_use(run: Path, capsys: pytest.CaptureFixture[str]) -
     assert ["reasons.top", "2"] in lines
 
 
+def test_status_of_stages_that_are_made_again(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("select", "score/igds"):
+        again = Stage.open(run / name, identity={"of": "other"}, plan={}, overwrite=True)
+        again.write_bytes("one", b"x")
+    assert main(["status", str(run)]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "select being made again, 1 files -" in lines
+    assert "score igds being made again, 1 files -" in lines
+    assert "index done 1.25" in lines
+
+
+def test_status_of_a_folder_of_runs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    RunFolder(run).update_manifest({"outcome": "CONFIRMED"})
+    for event, name in (("finished", "select"), ("failed", "report"), ("skipped", "index")):
+        RunFolder(run).event(f"stage_{event}", stage=name)
+    other = RunFolder(run.parent / "second")
+    other.update_manifest({"outcome": None})
+    for event, name in (("finished", "index"), ("started", "recall")):
+        other.event(f"stage_{event}", stage=name)
+    other.event("workers", work="recall")
+    RunFolder(run.parent / "third").update_manifest({"outcome": None})
+    (run.parent / "no-run").mkdir()
+    assert main(["status", str(run.parent)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[-4:-1] == [
+        ["first", "report", "failed", "CONFIRMED"],
+        ["second", "recall", "begun", "-"],
+        ["third", "-", "-", "-"],
+    ]
+
+
 def test_explain_gives_the_row_s_facts(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = row_facts(run, "id0")
     assert facts["rank"] == "2 of 3 scored (2 kept, cut 0.5)"

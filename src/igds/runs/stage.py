@@ -7,6 +7,7 @@ On disk: `<stage>` is committed, `<stage>.part` is being written, `<stage>.old` 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -157,6 +158,19 @@ def stage_state(folder: Path) -> Literal["done", "partial", "missing"]:
     if (folder / _RECORD).exists():
         return "done"
     return "partial" if (_part(folder) / _RECORD).exists() else "missing"
+
+
+def finished_files(folder: Path) -> int | None:
+    """Return the files that a stage under way has finished, or left when it was cut short.
+
+    None when none is under way; beside a committed stage it is that stage being made again.
+    """
+    part = _part(folder)
+    if not (part / _RECORD).exists():
+        return None
+    # os.walk, unlike glob, bears with a folder that the run renames meanwhile.
+    files = sum(len(names) for _, _, names in os.walk(part))
+    return max(0, files - 1)  # all but the record
 
 
 def committed_identity(folder: Path) -> dict[str, Any]:
