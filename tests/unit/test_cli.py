@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -136,6 +139,24 @@ def test_incomplete_commands_exit_2(words: list[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(words)
     assert left.value.code == 2
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("words", [["status", "first"], ["--version"], ["--help"]])
+def test_output_that_nobody_reads_ends_a_command_quietly(
+    run: Path, words: list[str], buffered: bool
+) -> None:
+    reader, output = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "igds.cli.main", *words],
+        cwd=run.parent,
+        env={**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"},
+        stdout=output,
+        stderr=subprocess.PIPE,
+    )
+    os.close(output)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_developers_can_ask_for_the_traceback() -> None:
