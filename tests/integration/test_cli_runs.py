@@ -68,6 +68,10 @@ def test_commands_from_run_to_export(project: Path) -> None:
 
     again = igds(project, "select", "igds.yaml", "--select.budget.rows", "7")
     assert again.returncode == 0, again.stderr
+    (moved,) = re.findall(r"^select: the earlier selection moved to (.*)$", again.stderr, re.M)
+    kept = pq.read_table(project / "runs/tiny" / moved / "selection.parquet")
+    assert sum(kept["selected"].to_pylist()) == 15
+    assert "earlier selection" not in done.stderr
     selection = pq.read_table(project / "runs/tiny/select/selection.parquet").to_pylist()
     assert sum(row["selected"] for row in selection) == 7
 

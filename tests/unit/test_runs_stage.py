@@ -140,7 +140,12 @@ def test_replaced_selections_are_kept_once_each(tmp_path):
     first = contents(work(folder, replace=True, archive=cells).path)
     second = contents(work(folder, OTHER, replace=True, archive=cells).path)
     for identity in (IDENTITY, OTHER, IDENTITY):
+        before = contents(folder)
+        stage = Stage.open(folder, identity=identity, plan=PLAN, replace=True, archive=cells)
+        place = stage.archived
         work(folder, identity, replace=True, archive=cells)
+        assert contents(place) == before
+        assert Stage.open(folder, identity=identity, plan=PLAN, archive=cells).archived is None
     kept = sorted(cells.glob("*/select"))
     assert len(kept) == 2
     assert all(contents(each) in (first, second) for each in kept)

@@ -105,6 +105,12 @@ class Stage:
         """Folder with the stage's files: the committed one when done, else the part."""
         return self.folder if self.done else _part(self.folder)
 
+    @property
+    def archived(self) -> Path | None:
+        """Where the committed stage goes when this one takes its place; None if nowhere."""
+        record = None if self.done else read_json(self.folder / _RECORD)
+        return _kept(self.folder, record, self.archive)
+
     def has(self, name: str) -> bool:
         """Return whether the file was written whole."""
         return (self.path / name).exists()
@@ -198,13 +204,19 @@ def repair(folder: Path, archive: Path | None = None) -> None:
             old.rename(folder)
             return
         _part(folder).rename(folder)
-    record = read_json(old / _RECORD)
-    kept = archive / digest(record["identity"])[:16] / folder.name if archive and record else None
+    kept = _kept(folder, read_json(old / _RECORD), archive)
     if kept is None or kept.exists():
         shutil.rmtree(old)
     else:
         kept.parent.mkdir(parents=True, exist_ok=True)
         old.rename(kept)
+
+
+def _kept(folder: Path, record: dict[str, Any] | None, archive: Path | None) -> Path | None:
+    """Return where a replaced stage of that record is kept; None if it is not."""
+    if record is None or archive is None:
+        return None
+    return archive / digest(record["identity"])[:16] / folder.name
 
 
 def _begin(part: Path, record: dict[str, Any]) -> None:
