@@ -294,6 +294,7 @@ def test_the_papers_procedure_from_rows_to_page(project: Path) -> None:
         )
         assert effect["delta"] == pytest.approx(pc.mean(own["delta"]).as_py())
         assert effect["metric"] == "task_score"
+        assert effect["push"] > 0 < effect["kl"] == pytest.approx(pc.mean(own["kl"]).as_py())
     outcome = json.loads((folder / "intervene" / "task_features.json").read_text())
     at_read = effects.filter(pc.field("position") == "read").sort_by([("delta", "descending")])
     best = at_read["delta"][0].as_py()
