@@ -366,9 +366,14 @@ def test_the_family_test_the_controls_and_the_doses_are_shown(page: Page) -> Non
     assert "one-sided" not in page.text
     assert "Of 12 features that it left out" in page.text
     assert "at most 35.4 % by the interval" in page.text
-    assert "All of it ran 123,456 forward equivalents" in page.text
-    assert "of a budget of 200,000." in page.text
     assert "S3 READ AGAIN" not in page.text
+
+
+def test_the_budget_and_what_was_spent_stand_with_the_costs(page: Page) -> None:
+    costs = page.text[page.text.rindex("Time and memory") :]
+    said = "Interventions ran 123,456 forward equivalents (tokens through the whole model) of a "
+    assert f"{said}budget of 200,000." in costs
+    assert page.text.count("forward equivalents") == 1
 
 
 def test_a_split_that_was_read_before_is_stamped_with_its_first_plan(tmp_path: Path) -> None:
