@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _FEATURE = re.compile(r"L(\d+)/(\d+)")
@@ -50,6 +50,28 @@ class FeatureRef:
     """As in `FeatureId`."""
     index: int
     """As in `FeatureId`."""
+
+
+def feature_ids(features: Sequence[FeatureId | str]) -> list[FeatureId]:
+    """Return the features of a list that may name them in text, as `L14/11575`.
+
+    Raises:
+        ValueError: it is one feature in place of a list, it is empty, or an entry is no feature.
+    """
+    if isinstance(features, str | FeatureId):
+        raise ValueError("features is one feature: give a list, as ['L14/11575']")
+    if not len(features):
+        raise ValueError("features is empty: give at least one, as ['L14/11575']")
+    return [_feature_id(place, feature) for place, feature in enumerate(features)]
+
+
+def _feature_id(place: int, feature: object) -> FeatureId:
+    if isinstance(feature, FeatureId):
+        return feature
+    try:
+        return FeatureId.parse(str(feature))
+    except ValueError as error:
+        raise ValueError(f"features[{place}]: {error}") from error
 
 
 def group_name(features: Iterable[str]) -> str:

@@ -89,6 +89,42 @@ def test_scores_of_no_list_are_refused(prompts):
         )
 
 
+def test_features_may_be_named_in_text():
+    names = ["L2/3", "L2/17"]
+    features = [FeatureId.parse(name) for name in names]
+    model, tokenizer, saes = tiny_model(), tiny_tokenizer(), [tiny_sae(LAYER)]
+    by_text, by_id = (
+        igds.feature_resonant_scores(model, tokenizer, saes, given, PROMPTS)
+        for given in (names, features)
+    )
+    assert by_id.max() > 0
+    assert torch.equal(by_text, by_id)
+    rows = ([*PROMPTS[:3]], [" 1"] * 3)
+    by_text, by_id = (
+        igds.intervene(
+            model, tokenizer, saes, given, *rows, rule="clamp", maxima=dict.fromkeys(given, 2.0)
+        )
+        for given in (names, features)
+    )
+    assert by_id["feature"].to_pylist() and by_text.equals(by_id)
+
+
+@pytest.mark.parametrize(
+    ("features", "said"),
+    [
+        (["L2/3", "2/17"], r"features\[1\]: '2/17' is not a feature name: write L<layer>/<index>"),
+        ("L2/3", "features is one feature: give a list"),
+        ([], "features is empty"),
+    ],
+)
+def test_what_names_no_feature_is_refused(features, said):
+    given = (tiny_model(), tiny_tokenizer(), [tiny_sae(LAYER)], features, PROMPTS)
+    with pytest.raises(ValueError, match=said):
+        igds.feature_resonant_scores(*given)
+    with pytest.raises(ValueError, match=said):
+        igds.intervene(*given, [" 1"] * len(PROMPTS))
+
+
 @pytest.mark.parametrize(
     ("responses", "said"),
     [

@@ -54,7 +54,10 @@ def test_commands_from_run_to_export(project: Path) -> None:
 
     done = igds(project, "run", "igds.yaml")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].endswith("runs/tiny/report/index.html")
+    time_taken, run, report = done.stdout.splitlines()
+    assert re.fullmatch(r"time: \d+(\.\d s| min \d\d s)", time_taken)
+    assert run == f"run: {project.resolve()}/runs/tiny"
+    assert report == f"report: {project.resolve()}/runs/tiny/report/index.html"
     # 20 prior, 18 validation, 20 control rows; control and validation in other templates too
     assert "recall: reading prompts: 96 done" in done.stderr
     assert "score: reading the pool: 60 done" in done.stderr
@@ -65,6 +68,10 @@ def test_commands_from_run_to_export(project: Path) -> None:
 
     again = igds(project, "select", "igds.yaml", "--select.budget.rows", "7")
     assert again.returncode == 0, again.stderr
+    (moved,) = re.findall(r"^select: the earlier selection moved to (.*)$", again.stderr, re.M)
+    kept = pq.read_table(project / "runs/tiny" / moved / "selection.parquet")
+    assert sum(kept["selected"].to_pylist()) == 15
+    assert "earlier selection" not in done.stderr
     selection = pq.read_table(project / "runs/tiny/select/selection.parquet").to_pylist()
     assert sum(row["selected"] for row in selection) == 7
 

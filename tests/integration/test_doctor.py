@@ -208,6 +208,15 @@ def test_the_command_exits_1_without_a_fit_layer(
     assert shown.err.splitlines()[-1].startswith("error: no layer is fit")
 
 
+def test_one_prompt_is_too_few_to_tell(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(sound / "igds.yaml"), "--data.prior.0.limit", "1"]) == 2
+    shown = capsys.readouterr()
+    assert "layers worth using: none" in shown.out
+    assert "L1 cannot tell: too few prompts to tell: 1 different prior prompts, and it" in shown.out
+    assert "unfit" not in shown.out
+    assert "error: too few prompts to tell whether L1, L2 fit" in shown.err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

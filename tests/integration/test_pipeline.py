@@ -155,8 +155,11 @@ def test_overlapping_sets_are_refused_and_allowed_only_by_name(project):
     rows = (project / "prior.jsonl").read_text().splitlines()
     with (project / "pool.jsonl").open("a") as pool:
         pool.write(rows[0] + "\n")
-    with pytest.raises(RequestError, match="prior and pool: 1 equal rows"):
+    with pytest.raises(RequestError, match="prior and pool: 1 equal rows") as refused:
         run(project)
+    question = json.loads(rows[0])["question"]
+    assert f"\n    prior: prior.jsonl, row 1: '{question}'\n" in str(refused.value)
+    assert f"\n    pool: pool.jsonl, row 61: '{question}'\n" in str(refused.value)
     result = run(project, "--data.overlap", "allow")
     assert "OVERLAP ALLOWED" in result.report.read_text()
 
@@ -291,6 +294,7 @@ def test_the_papers_procedure_from_rows_to_page(project: Path) -> None:
         )
         assert effect["delta"] == pytest.approx(pc.mean(own["delta"]).as_py())
         assert effect["metric"] == "task_score"
+        assert effect["push"] > 0 < effect["kl"] == pytest.approx(pc.mean(own["kl"]).as_py())
     outcome = json.loads((folder / "intervene" / "task_features.json").read_text())
     at_read = effects.filter(pc.field("position") == "read").sort_by([("delta", "descending")])
     best = at_read["delta"][0].as_py()

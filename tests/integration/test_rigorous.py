@@ -101,6 +101,12 @@ def test_more_pool_rows_are_no_other_plan(fresh):
     assert facts(fresh)["s3_readings"] == 2
 
 
+def costs(project):
+    """Return the budget and what was spent of it, as the manifest has them."""
+    manifest = json.loads((project / "runs/tiny/manifest.json").read_text())
+    return manifest["budget"], manifest["spent"]
+
+
 def test_a_budget_is_kept_or_the_funnel_refused_before_any_model_work(fresh):
     with pytest.raises(RequestError, match="intervene.budget is 100 forward equivalents") as no:
         run(fresh, "--intervene.budget", "100", until="intervene")
@@ -112,8 +118,10 @@ def test_a_budget_is_kept_or_the_funnel_refused_before_any_model_work(fresh):
     assert free["budget"] is None
     total = sum(free["spent_by_step"].values())
     assert free["spent"] <= total <= free["spent"] + len(free["spent_by_step"])
-    enough = str(10 * free["spent"])
-    run(fresh, "--intervene.budget", enough, until="intervene", overwrite=True)
+    assert costs(fresh) == (None, free["spent"])
+    enough = 10 * free["spent"]
+    run(fresh, "--intervene.budget", str(enough), until="intervene", overwrite=True)
+    assert costs(fresh) == (enough, free["spent"])
     assert facts(fresh)["spent"] == free["spent"] <= facts(fresh)["budget"]
 
 

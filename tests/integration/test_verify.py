@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -97,6 +98,9 @@ def test_the_command_prints_a_verdict_a_feature_and_position(copied: Path, capsy
     assert survivors == [[HELPFUL, at] for at in ("read", "generated", "all")]
     assert "L1/3 read: not confirmed on S3: the interval of its contrast" in out
     assert f"note: {SILENT} is not recalled: its frequency 0.000 is under 0.8" in out
+    time_taken, run = out.splitlines()[-2:]
+    assert re.fullmatch(r"time: \d+(\.\d s| min \d\d s)", time_taken)
+    assert run == f"run: {(copied / 'runs/planted').resolve()}"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -138,6 +141,24 @@ def test_incomplete_commands_exit_2(words: list[str]) -> None:
     assert left.value.code == 2
 
 
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("words", [["status", "first"], ["--version"], ["--help"]])
+def test_output_that_nobody_reads_ends_a_command_quietly(
+    run: Path, words: list[str], buffered: bool
+) -> None:
+    reader, output = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "igds.cli.main", *words],
+        cwd=run.parent,
+        env={**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"},
+        stdout=output,
+        stderr=subprocess.PIPE,
+    )
+    os.close(output)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_developers_can_ask_for_the_traceback() -> None:
     with pytest.raises(ValueError, match="absent.yaml"):
         main(["run", "absent.yaml", "--traceback"])
@@ -182,6 +203,39 @@ def test_status_of_a_run_in_use(run: Path, capsys: pytest.CaptureFixture[str]) -
     assert ["pool", "ok", "3"] in lines
     assert ["pool", "torn_line", "1"] in lines
     assert ["reasons.top", "2"] in lines
+
+
+def test_status_of_stages_that_are_made_again(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("select", "score/igds"):
+        again = Stage.open(run / name, identity={"of": "other"}, plan={}, overwrite=True)
+        again.write_bytes("one", b"x")
+    assert main(["status", str(run)]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "select being made again, 1 files -" in lines
+    assert "score igds being made again, 1 files -" in lines
+    assert "index done 1.25" in lines
+
+
+def test_status_of_a_folder_of_runs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    RunFolder(run).update_manifest({"outcome": "CONFIRMED"})
+    for event, name in (("finished", "select"), ("failed", "report"), ("skipped", "index")):
+        RunFolder(run).event(f"stage_{event}", stage=name)
+    other = RunFolder(run.parent / "second")
+    other.update_manifest({"outcome": None})
+    for event, name in (("finished", "index"), ("started", "recall")):
+        other.event(f"stage_{event}", stage=name)
+    other.event("workers", work="recall")
+    RunFolder(run.parent / "third").update_manifest({"outcome": None})
+    (run.parent / "no-run").mkdir()
+    assert main(["status", str(run.parent)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[-4:-1] == [
+        ["first", "report", "failed", "CONFIRMED"],
+        ["second", "recall", "begun", "-"],
+        ["third", "-", "-", "-"],
+    ]
 
 
 def test_explain_gives_the_row_s_facts(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

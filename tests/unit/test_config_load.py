@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from igds.config.identity import dump_yaml
+from igds.config.inputs import Source
 from igds.config.load import ConfigFile, load_config
 from igds.errors import RequestError
 
@@ -254,7 +255,7 @@ def test_every_problem_is_named_at_once(load: Any) -> None:
         (["extra"], "'extra' is not an override"),
         (["--data.pool.2.path", "x"], "data.pool has 2 items, counted from 0: no item 2"),
         (["--data.pool.first.path", "x"], "no item first"),
-        (["--data.test.0.path", "x"], "data.test has no items in the file"),
+        (["--data.0", "x"], "data is a section, which has no item 0"),
         (["--name.first", "x"], "name is 'first' in the file: nothing can be set below it"),
         (["--seed", "[1"], "seed is '[1', which is not YAML"),
         (["--seed", "soon"], "seed is 'soon', expected a whole number"),
@@ -264,6 +265,21 @@ def test_every_problem_is_named_at_once(load: Any) -> None:
 )
 def test_wrong_overrides_are_named(load: Any, words: list[str], said: str) -> None:
     assert said in refusal(load, BASE, *words)
+
+
+@pytest.mark.parametrize("text", ["", "test: ", "test: []"])
+def test_an_item_of_an_absent_or_empty_list_is_refused_with_what_to_write(
+    load: Any, text: str
+) -> None:
+    lines = BASE.replace("data:\n", f"data:\n  {text}\n")
+    assert lines != BASE
+    said = refusal(load, lines, "--data.test.0.path", "x.jsonl")
+    assert said.startswith("--data.test.0.path: data.test has no items in the file")
+    option, value = said.rpartition("give the list as a whole, ")[2].split(maxsplit=1)
+    assert value == "'[{path: x.jsonl}]'"
+    config = load(lines, option, value.strip("'")).config
+    assert config.data.test == (Source(path="x.jsonl"),)
+    assert "--score.methods '[igds]'" in refusal(load, "name: x", "--score.methods.0", "igds")
 
 
 @pytest.mark.parametrize(

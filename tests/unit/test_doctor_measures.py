@@ -23,10 +23,11 @@ from igds.doctor.measures import (
     best_scale,
     cue_fit,
     fit_by_block,
+    spread,
     typical,
 )
 from igds.doctor.prompts import Bos, paraphrases_of
-from igds.doctor.verdict import judge
+from igds.doctor.verdict import Verdict, judge
 from igds.errors import RequestError
 from igds.saes.sae import SAE
 from igds.tasks.registry import BUILT_IN, load_task
@@ -83,6 +84,14 @@ def test_the_fit_of_each_block_leaves_bos_and_sinks_out() -> None:
     assert blocks[3] is None
 
 
+def test_the_spread_is_a_ratio_of_variances() -> None:
+    # The variance adds up over dimensions: 1 + 4 against 4 + 16.
+    x = torch.tensor([[1.0, 2.0], [-1.0, -2.0], [1.0, -2.0], [-1.0, 2.0]])
+    assert spread(x + 7, 2 * x - 3) == pytest.approx(0.25)
+    assert spread(x[:1], x) == 0
+    assert spread(x, x[:1]) == math.inf
+
+
 def test_no_token_is_typical_when_all_are_bos() -> None:
     assert not typical(points(), torch.ones(200, dtype=torch.bool)).any()
 
@@ -128,6 +137,7 @@ def figures(**changes: object) -> LayerFigures:
         "read": QUALITY,
         "tokens": QUALITY,
         "all_tokens": QUALITY,
+        "spread": 0.2,
         "published_l0": 60.0,
         "prepend_bos": True,
         "blocks": {4: 0.7, 5: 0.8, 6: 0.7},
@@ -135,6 +145,12 @@ def figures(**changes: object) -> LayerFigures:
         "cue": CueFit(features=(STEADY,), stability=0.8, task_stability=0.7),
     }
     return LayerFigures(**sound | changes)
+
+
+def judged(
+    one: LayerFigures, bos: Bos, *, mixed_pool: bool, different: tuple[int, int] = (128, 64)
+) -> Verdict:
+    return judge(one, bos, mixed_pool=mixed_pool, different=different)
 
 
 def with_features(*features: FeatureFit) -> CueFit:
@@ -177,7 +193,7 @@ SCALED = ScaleFit(scale=32.0, explained_variance=0.75, l0=60.0, unit_scale=30.0)
     ],
 )
 def test_verdicts_for_a_mixed_pool(changes: dict, level: str, reason: str | None) -> None:
-    verdict = judge(figures(**changes), BOS, mixed_pool=True)
+    verdict = judged(figures(**changes), BOS, mixed_pool=True)
     assert (verdict.layer, verdict.level) == (5, level)
     if reason is None:
         assert verdict.reasons == ()
@@ -186,16 +202,55 @@ def test_verdicts_for_a_mixed_pool(changes: dict, level: str, reason: str | None
         assert reason in verdict.reasons[0]
 
 
+READ, ORDER = {"read": quality(-0.5)}, {"cue": with_features(SHAKY)}
+COMMON_ONLY, SILENT = {"cue": with_features(COMMON)}, {"cue": with_features()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "different", "reason"),
+    [
+        (READ, (15, 64), "too few prompts to tell: 15 different prior prompts, and it takes 16"),
+        ({"read": quality(None)}, (1, 64), "1 different prior prompts, and it takes 16; the resi"),
+        ({"read": quality(0.1)}, (15, 64), "; explained variance at the read position is 0.10"),
+        (READ | {"spread": 0.09}, (128, 64), "the prompts are too alike to tell: their variance "),
+        (SILENT, (15, 64), "15 different prior prompts, and it takes 16; no feature is active"),
+        (COMMON_ONLY, (128, 15), "15 different control prompts, and it takes 16; the pool is"),
+        (COMMON_ONLY, (15, 64), "15 different prior prompts, and it takes 16; the pool is"),
+        (ORDER, (15, 64), "15 different prior prompts, and it takes 16; the ranking changes"),
+    ],
+)
+def test_too_few_or_too_alike_prompts_do_not_count_against_a_layer(
+    changes: dict, different: tuple[int, int], reason: str
+) -> None:
+    verdict = judged(figures(**changes), BOS, mixed_pool=True, different=different)
+    assert verdict.level == "cannot tell"
+    assert len(verdict.reasons) == 1 and reason in verdict.reasons[0]
+    enough = judged(figures(**changes | {"spread": 0.1}), BOS, mixed_pool=True, different=(16, 16))
+    assert enough.level in ("unfit", "doubtful")
+    assert enough.reasons == (verdict.reasons[0].partition("; ")[2],)
+
+
+def test_few_prompts_excuse_nothing_that_tokens_show() -> None:
+    few = {"different": (1, 0), "mixed_pool": False}
+    assert judged(figures(), BOS, **few).level == "fit"
+    assert judged(figures(tokens=quality(0.1)), BOS, **few).level == "unfit"
+    both = judged(figures(tokens=quality(0.1), read=quality(-1.0)), BOS, **few)
+    assert both.level == "unfit" and len(both.reasons) == 2
+    assert both.reasons[1].startswith("too few prompts to tell")
+    doubtful = judged(figures(tokens=quality(0.4), read=quality(-1.0)), BOS, **few)
+    assert doubtful.level == "cannot tell" and "under 0.5" in doubtful.reasons[1]
+
+
 def test_a_single_pool_asks_for_order_among_task_prompts_alone() -> None:
-    assert judge(figures(cue=with_features(COMMON)), BOS, mixed_pool=False).level == "fit"
-    assert judge(figures(cue=with_features(SHAKY)), BOS, mixed_pool=False).level == "fit"
+    assert judged(figures(cue=with_features(COMMON)), BOS, mixed_pool=False).level == "fit"
+    assert judged(figures(cue=with_features(SHAKY)), BOS, mixed_pool=False).level == "fit"
     other = dataclasses.replace(STEADY, task_stability=0.2)
-    assert judge(figures(cue=with_features(other)), BOS, mixed_pool=False).level == "doubtful"
+    assert judged(figures(cue=with_features(other)), BOS, mixed_pool=False).level == "doubtful"
 
 
 def test_the_worst_reason_comes_first() -> None:
     doubled = dataclasses.replace(BOS, surplus=7, example="<bos>A")
-    verdict = judge(figures(tokens=quality(0.4)), doubled, mixed_pool=True)
+    verdict = judged(figures(tokens=quality(0.4)), doubled, mixed_pool=True)
     assert verdict.level == "unfit"
     assert verdict.reasons[0].startswith("DOUBLED BOS: 7 prompts")
     assert "under 0.5" in verdict.reasons[1]
@@ -203,9 +258,9 @@ def test_the_worst_reason_comes_first() -> None:
 
 def test_prompts_without_the_bos_of_training_are_doubted() -> None:
     bare = dataclasses.replace(BOS, added=False, leads=False)
-    assert "no <bos> leads" in judge(figures(), bare, mixed_pool=True).reasons[0]
+    assert "no <bos> leads" in judged(figures(), bare, mixed_pool=True).reasons[0]
     none = dataclasses.replace(bare, token=None)
-    assert judge(figures(), none, mixed_pool=True).level == "fit"
+    assert judged(figures(), none, mixed_pool=True).level == "fit"
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

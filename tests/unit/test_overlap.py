@@ -9,7 +9,7 @@ from test_index import build, load_index
 from test_index_chat import build as build_chat
 
 from igds.config.inputs import Source
-from igds.data.overlap import Overlap, check_overlap, word_runs
+from igds.data.overlap import Overlap, check_overlap, row_words, word_runs
 from igds.data.templates import parse_template
 
 WORDS = [f"word{number}" for number in range(40)]
@@ -63,6 +63,16 @@ def test_planted_overlaps(tmp_path: Path) -> None:
                 [prior_ids[2], pool_ids[3]],
             ],
         )
+    ]
+
+
+def test_a_row_in_words_says_where_it_stands_and_how_it_begins(tmp_path: Path) -> None:
+    rows = [{"q": "first"}, {"q": "a\n'b'  c", "a": "not shown"}, {"q": "x" * 61}]
+    folder, ids = make(tmp_path, "prior", rows)
+    assert [row_words(folder, row_id) for row_id in ids] == [
+        "prior.jsonl, row 1: 'first'",
+        """prior.jsonl, row 2: "a 'b' c\"""",
+        f"prior.jsonl, row 3: '{'x' * 60}...'",
     ]
 
 

@@ -30,6 +30,19 @@ def output(row, position, feature, text, original, sample=0, **facts):
     } | facts  # fmt: skip
 
 
+def test_what_the_edit_does_at_t_star_is_a_mean_over_prompts():
+    rows = [
+        output(row, position, "L1/0", "x", "x", sample=k, push=0.1 * place, kl=place / 8)
+        for position in ("read", "generated")
+        for place, row in enumerate(ANSWERS)
+        for k in range(2)
+    ]
+    scored = scored_outputs(table(rows), judge)
+    assert scored["kl"].to_pylist() == [place / 8 for place in range(4) for _ in range(2)]
+    for effect in effects_of(scored).to_pylist():
+        assert (effect["push"], effect["kl"]) == (pytest.approx(0.15), 0.1875)
+
+
 def table(rows):
     return pa.Table.from_pylist(rows, schema=OUTPUTS)
 

@@ -57,7 +57,7 @@ def paper(folder: Path, rule: str) -> None:
     path = folder / "intervene" / "effects.parquet"
     rows = [row for row in pq.read_table(path).to_pylist() if row["split"] == "S2"]
     facts = {"split": "all", "metric": "task_score", "rule": rule, **OUTPUTS}
-    facts |= {"contrast": None, "push": None, "kl": None}
+    facts |= {"contrast": None}
     write_table(
         path,
         [row | facts | {"position": at} for row in rows for at in ("read", "generated")],
@@ -95,6 +95,13 @@ def test_positive_features_that_were_ablated_are_said_to_be_harmful(tmp_path: Pa
     text = positive(page_of(tmp_path))
     assert "interventions set the feature to 0 at the read position" in text
     assert "speaks against a feature" in text and "likelier" not in text and "S3" not in text
+
+
+def test_the_papers_features_stand_beside_the_size_of_their_push(tmp_path: Path) -> None:
+    paper(tmp_path, "amplify")
+    text = section(page_of(tmp_path), "The published procedure: each", "Generated outputs")
+    order = json.loads((tmp_path / "intervene" / "task_features.json").read_text())["order"]
+    assert text.count("push 3.2 %, KL 0.00123") == len(order)
 
 
 def test_only_confirmed_features_are_green(tmp_path: Path) -> None:

@@ -45,6 +45,15 @@ def test_events_are_appended(tmp_path):
     }  # fmt: skip
 
 
+def test_events_are_read_back_in_order(tmp_path):
+    run = RunFolder(tmp_path / "math")
+    assert run.events() == []
+    run.event("started", text="zwei\nZeilen\u2028\x0b")
+    run.event("ended")
+    assert [event["event"] for event in run.events()] == ["started", "ended"]
+    assert run.events()[0]["text"] == "zwei\nZeilen\u2028\x0b"
+
+
 def test_tables_of_a_file_and_of_a_folder(tmp_path):
     # A folder named like a Hive partition must not become a column.
     folder = tmp_path / "score" / "method=igds"

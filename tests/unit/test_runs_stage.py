@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from igds.errors import RequestError, WorkError
-from igds.runs.stage import Stage, StageMismatch, stage_state
+from igds.runs.stage import Stage, StageMismatch, finished_files, stage_state
 
 IDENTITY = {"model": {"id": "tiny", "dtype": "float32"}, "layers": [1, 2], "seed": 0}
 OTHER = {"model": {"id": "tiny", "dtype": "bfloat16"}, "layers": [1, 2, 3], "seed": 0}
@@ -54,14 +54,14 @@ def contents(folder):
 
 def test_written_read_and_skipped(tmp_path):
     folder = tmp_path / "recall"
-    assert stage_state(folder) == "missing"
+    assert stage_state(folder) == "missing" and finished_files(folder) is None
     stage = Stage.open(folder, identity=IDENTITY, plan=PLAN)
     assert not stage.done
-    assert stage_state(folder) == "partial"
+    assert stage_state(folder) == "partial" and finished_files(folder) == 0
     assert not folder.exists()
     stage = work(folder)
     assert stage.done
-    assert stage_state(folder) == "done"
+    assert stage_state(folder) == "done" and finished_files(folder) is None
     assert stage.path == folder
     assert pq.read_table(folder / "shard-0.parquet").equals(rows(2))
     assert load_file(folder / "deep/tensors.safetensors")["h"].tolist() == [[2.0, 2.0]] * 3
@@ -140,7 +140,12 @@ def test_replaced_selections_are_kept_once_each(tmp_path):
     first = contents(work(folder, replace=True, archive=cells).path)
     second = contents(work(folder, OTHER, replace=True, archive=cells).path)
     for identity in (IDENTITY, OTHER, IDENTITY):
+        before = contents(folder)
+        stage = Stage.open(folder, identity=identity, plan=PLAN, replace=True, archive=cells)
+        place = stage.archived
         work(folder, identity, replace=True, archive=cells)
+        assert contents(place) == before
+        assert Stage.open(folder, identity=identity, plan=PLAN, archive=cells).archived is None
     kept = sorted(cells.glob("*/select"))
     assert len(kept) == 2
     assert all(contents(each) in (first, second) for each in kept)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -39,9 +41,25 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     for row in cells:
         # Text, not str: rows of a pool may hold what rich would read as markup.
         table.add_row(*(Text(shown(value)) for value in row))
-    console = Console()
+    terminal, drawn = Console().is_terminal, StringIO()
     # A pipe has no width: lines are then never folded.
-    Console(width=None if console.is_terminal else 10_000).print(table)
+    width = None if terminal else 10_000
+    # Where nobody reads on, rich would leave by an exit code of its own: it only draws.
+    Console(file=drawn, force_terminal=terminal, width=width).print(table)
+    print(drawn.getvalue(), end="")
+
+
+def print_end(run: Path, started: float) -> None:
+    """Print how long a command took and where its run is.
+
+    Args:
+        run: the run folder.
+        started: what `time.monotonic` said when the command began.
+    """
+    from igds.reporting.text import duration
+
+    print(f"time: {duration(time.monotonic() - started)}")
+    print(f"run: {run}")
 
 
 def print_doubt(run: Path) -> None:

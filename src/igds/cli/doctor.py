@@ -26,7 +26,8 @@ _COLUMNS = (
 class Doctor:
     """Say of each SAE whether it fits this model, these prompts and this cue.
 
-    Needs no stage; exits with 1 when no layer is fit. Any setting can follow the config.
+    Needs no stage; exits with 1 when no layer is fit, with 2 when the prompts are too few to tell.
+    Any setting can follow the config.
     """
 
     overridable: ClassVar[bool] = True
@@ -42,7 +43,8 @@ class Doctor:
         """Print the table and the reasons.
 
         Raises:
-            RequestError: the configuration or the data cannot be used.
+            RequestError: the configuration or the data cannot be used, or no layer is known to be
+                fit and the prompts are too few, or too alike, to tell of each.
             WorkError: no layer is fit.
         """
         from igds.config.load import load_config
@@ -54,11 +56,18 @@ class Doctor:
             raise RequestError(f"{self.json.parent} is not a folder")
         file = load_config(self.config, overrides)
         from igds import pipeline
+        from igds.doctor.verdict import FEW
 
         found = pipeline.diagnose(file, limit=self.prompts, progress=make_progress())
         show(found)
         if self.json is not None:
             self.json.write_text(json.dumps(found.to_json(), indent=2) + "\n", encoding="utf-8")
+        if not found.fit and found.untold:
+            raise RequestError(
+                f"too few prompts to tell whether {layer_names(found.untold)} fit, or too alike: "
+                f"the reasons are above. It takes {FEW} different rows of data.prior and of "
+                f"data.control, and --prompts {2 * FEW}, as half of that are controls"
+            )
         if not found.fit:
             raise WorkError("no layer is fit for the method: the reasons are above")
 
@@ -79,7 +88,12 @@ def show(found: Diagnosis) -> None:
     for verdict in found.verdicts:
         for reason in verdict.reasons:
             print(f"L{verdict.layer} {verdict.level}: {reason}")
-    print(f"layers worth using: {', '.join(f'L{layer}' for layer in found.fit) or 'none'}")
+    print(f"layers worth using: {layer_names(found.fit)}")
+
+
+def layer_names(layers: Sequence[int]) -> str:
+    """Return the names of layers, `none` without any."""
+    return ", ".join(f"L{layer}" for layer in layers) or "none"
 
 
 def _rows(found: Diagnosis) -> list[list[object]]:

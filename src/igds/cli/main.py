@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -32,8 +33,9 @@ _COMMANDS = (
     Stability, Status, Explain, Export, Init, Saes, Doctor,
 )  # fmt: skip
 
-FAILED, WRONG, INTERRUPTED, TERMINATED = 1, 2, 130, 143
-"""Exit codes: the work failed, the request was wrong, SIGINT, SIGTERM."""
+FAILED, WRONG, INTERRUPTED, UNREAD, TERMINATED = 1, 2, 130, 141, 143
+"""Exit codes: the work failed, the request was wrong, SIGINT, nobody reads the output (what shells
+say of SIGPIPE), SIGTERM."""
 
 
 class _Terminated(BaseException):
@@ -46,7 +48,19 @@ def main(words: Sequence[str] | None = None) -> int:
     Args:
         words: the command line without the program's name; `sys.argv` when absent.
     """
-    words = list(sys.argv[1:] if words is None else words)
+    try:
+        try:
+            return _run(list(sys.argv[1:] if words is None else words))
+        finally:
+            sys.stdout.flush()  # what fails later, at the interpreter's exit, cannot be caught
+    except BrokenPipeError:
+        # The reader has enough, as `| head`. The executor catches what worker pipes raise.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
+
+
+def _run(words: list[str]) -> int:
+    """Return the exit code of one command."""
     if words == ["--version"]:
         from igds import __version__
 
@@ -60,6 +74,8 @@ def main(words: Sequence[str] | None = None) -> int:
         if unknown and not command.overridable:
             raise RequestError(f"{unknown[0]} is not an option of igds {_name(type(command))}")
         command.execute(unknown)
+    except BrokenPipeError:
+        raise
     except (ValueError, WorkError, OSError) as error:
         if with_traceback:
             raise

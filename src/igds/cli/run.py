@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from tyro.conf import Positional, arg
+
+from igds.cli.command import print_end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,7 @@ class Run:
     """Replace stages that other settings or inputs made."""
 
     def execute(self, overrides: Sequence[str]) -> None:
-        """Run and print the run folder and the page."""
+        """Run and print the time, the run folder and the page."""
         run_stages(self.config, overrides, until=self.until, overwrite=self.overwrite)
 
 
@@ -40,14 +43,15 @@ def run_stages(
     only: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Run the stages asked for and print where the results are."""
+    """Run the stages asked for and print the time and where the results are."""
     from igds.config.load import load_config
     from igds.progress import make_progress
 
+    started = time.monotonic()
     file = load_config(path, overrides)
     from igds import pipeline
 
     run = pipeline.run(file, until=until, only=only, overwrite=overwrite, progress=make_progress())
-    print(f"run: {run.folder.path}")
+    print_end(run.folder.path, started)
     if run.report.exists():
         print(f"report: {run.report}")

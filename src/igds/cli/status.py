@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,52 +16,80 @@ from igds.errors import RequestError
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Show what is done: stages, rows by status, selection, task features; needs no lock."""
+    """Show what is done: stages, rows by status, selection, task features; needs no lock.
+
+    Of a folder of runs: the last stage and the outcome of each.
+    """
 
     overridable: ClassVar[bool] = False
 
     run: Positional[Path]
-    """Run folder."""
+    """Run folder, or the folder that runs are in."""
 
     def execute(self, overrides: Sequence[str]) -> None:  # noqa: ARG002
         """Print the tables.
 
         Raises:
-            RequestError: the folder holds no run.
+            RequestError: the folder neither is a run nor holds any.
         """
-        from igds.runs.readings import reading_words
+        if (self.run / "manifest.json").exists():
+            _show_run(self.run)
+            return
+        runs = sorted(file.parent for file in self.run.glob("*/manifest.json"))
+        if not runs:
+            raise RequestError(
+                f"{self.run} is not a run folder, nor are those in it: there is no manifest.json"
+            )
+        print_table(("run", "last stage", "state", "outcome"), [_last_of(run) for run in runs])
 
-        if not (self.run / "manifest.json").exists():
-            raise RequestError(f"{self.run} is not a run folder: it has no manifest.json")
-        manifest = json.loads((self.run / "manifest.json").read_text())
-        seconds = {name: cost["seconds"] for name, cost in manifest.get("stages", {}).items()}
-        states = stage_states(self.run)
-        print_table(
-            ("stage", "state", "seconds"),
-            [(name, state, seconds.get(name)) for name, state in states],
-        )
-        summary = _read(self.run / "index" / "summary.json")
-        if summary:
-            print_table(("rows", "status", "count"), list(_row_counts(summary)))
-        selection = _read(self.run / "select" / "summary.json")
-        if selection:
-            print_table(("selection", "value"), list(_flat(selection)))
-        found = _read(self.run / "intervene" / "task_features.json")
-        if found:
-            names = ", ".join(found["features"]) or "none"
-            print(f"task features: {names} ({found['outcome'].upper()}: {found['reason']})")
-            reread = reading_words(found)
-            if reread:
-                print(f"S3 READ AGAIN: {reread}")
-        if (self.run / "report" / "index.html").exists():
-            print(f"report: {self.run / 'report' / 'index.html'}")
+
+def _show_run(run: Path) -> None:
+    """Print what is done in a run."""
+    from igds.runs.readings import reading_words
+
+    manifest = json.loads((run / "manifest.json").read_text())
+    seconds = {name: cost["seconds"] for name, cost in manifest.get("stages", {}).items()}
+    print_table(
+        ("stage", "state", "seconds"),
+        [(name, state, seconds.get(name)) for name, state in stage_states(run)],
+    )
+    summary = _read(run / "index" / "summary.json")
+    if summary:
+        print_table(("rows", "status", "count"), list(_row_counts(summary)))
+    selection = _read(run / "select" / "summary.json")
+    if selection:
+        print_table(("selection", "value"), list(_flat(selection)))
+    found = _read(run / "intervene" / "task_features.json")
+    if found:
+        names = ", ".join(found["features"]) or "none"
+        print(f"task features: {names} ({found['outcome'].upper()}: {found['reason']})")
+        reread = reading_words(found)
+        if reread:
+            print(f"S3 READ AGAIN: {reread}")
+    if (run / "report" / "index.html").exists():
+        print(f"report: {run / 'report' / 'index.html'}")
+
+
+_ENDS = {"stage_started": "begun", "stage_failed": "failed", "stage_finished": "done"}
+"""Events of a stage that had work to do, and what became of it: begun is under way or cut short."""
+
+
+def _last_of(run: Path) -> tuple[str, str | None, str | None, str | None]:
+    """Return a run's name, the last stage that was worked on, what became of it, the outcome."""
+    from igds.runs.folder import RunFolder
+
+    folder = RunFolder(run)
+    worked = (event for event in reversed(folder.events()) if event["event"] in _ENDS)
+    last = next(worked, None)
+    stage, state = (last["stage"], _ENDS[last["event"]]) if last else (None, None)
+    return run.name, stage, state, folder.manifest().get("outcome")
 
 
 _OPTIONAL = ("finetune", "evaluate")
 
 
 def stage_states(run: Path) -> list[tuple[str, str]]:
-    """Return (stage, state) in run order: done, missing, or partial with its finished files."""
+    """Return (stage, state) in run order: done, missing, partial, or being made again."""
     plain = [(name, _state(run / name)) for name in ("index", "recall", "intervene")]
     states = {name: _state(run / name) for name in ("select", *_OPTIONAL, "report", "verify")}
     shown = [
@@ -74,15 +101,12 @@ def stage_states(run: Path) -> list[tuple[str, str]]:
 
 
 def _state(folder: Path) -> str:
-    from igds.runs.stage import stage_state
+    from igds.runs.stage import finished_files, stage_state
 
-    state = stage_state(folder)
-    if state != "partial":
+    state, files = stage_state(folder), finished_files(folder)
+    if files is None:
         return state
-    part = folder.with_name(f"{folder.name}.part")
-    # os.walk, unlike glob, bears with a folder that the run renames meanwhile.
-    files = sum(len(names) for _, _, names in os.walk(part))
-    return f"partial, {max(0, files - 1)} files"  # all but stage.json
+    return f"{'being made again' if state == 'done' else 'partial'}, {files} files"
 
 
 def _score_state(folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from tyro.conf import Positional
 
-from igds.cli.command import print_table
+from igds.cli.command import print_end, print_table
 
 _COLUMNS = (
     "feature", "position", "verdict", "delta", "low", "high", "p", "decoder 95", "residual 95",
@@ -43,6 +44,7 @@ class Verify:
         from igds.progress import make_progress
         from igds.runs.readings import reading_words
 
+        started = time.monotonic()
         file = load_config(self.config, overrides)
         from igds import pipeline
 
@@ -63,7 +65,7 @@ class Verify:
         again = reading_words(json.loads((run.folder.path / "verify/verdicts.json").read_bytes()))
         if again:
             print(f"note: {again}")
-        print(f"run: {run.folder.path}")
+        print_end(run.folder.path, started)
 
 
 def _row(one: Mapping[str, Any]) -> list[object]:

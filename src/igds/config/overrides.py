@@ -54,6 +54,8 @@ def apply_overrides(raw: dict[str, Any], words: Sequence[str]) -> list[str]:
 def _set(raw: dict[str, Any], keys: Sequence[str], value: Any) -> None:
     place: Any = raw
     for depth, key in enumerate(keys):
+        if key.isdecimal() and place in (None, [], {}):
+            raise RequestError(_without_items(keys, depth, value))
         known, item = _key(place, key, ".".join(keys[:depth]))
         if depth == len(keys) - 1:
             place[item] = value
@@ -72,5 +74,16 @@ def _key(place: Any, key: str, where: str) -> tuple[bool, str | int]:
     if not isinstance(place, dict):
         raise RequestError(f"{where} is {place!r} in the file: nothing can be set below it")
     if key.isdecimal():
-        raise RequestError(f"{where} has no items in the file: no item {key}")
+        raise RequestError(f"{where} is a section, which has no item {key}")
     return key in place, key
+
+
+def _without_items(keys: Sequence[str], depth: int, value: str) -> str:
+    """Return what to write in place of an item of a list that is absent or empty."""
+    where, item = ".".join(keys[:depth]), value
+    for key in reversed(keys[depth + 1 :]):
+        item = f"{{{key}: {item}}}"
+    return (
+        f"{where} has no items in the file, and none can be set one by one: give the list as a "
+        f"whole, --{where} '[{item}]'"
+    )

@@ -11,6 +11,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from igds.data.index import iter_index
@@ -25,6 +27,8 @@ _EXAMPLES = 3
 _WORDING_ROWS, _WORDING_SHARE = 3, 0.1
 """A run of words in more different prompts of a set than this number and this share of them is the
 set's wording, as an instruction in every user turn, and says nothing about its rows."""
+_SHOWN = 60
+"""Characters of a row's text that are shown of it."""
 _WORD = re.compile(r"\w+")
 
 
@@ -110,6 +114,21 @@ def check_overlap(folders: Mapping[str, Path]) -> list[Overlap]:
         for (a, b), tally in tallies.items()
         if tally.examples
     ]
+
+
+def row_words(folder: Path, row_id: str) -> str:
+    """Return a row's file, its number there from 1, and the start of its prompt's text.
+
+    Args:
+        folder: index folder of the row's set.
+        row_id: as in `Overlap.examples`.
+    """
+    rows = ds.dataset(sorted(map(str, folder.glob("rows-*.parquet"))))
+    named = pc.field("row_id") == row_id
+    (row,) = rows.to_table(["source", "ordinal", "fields"], filter=named).to_pylist()
+    text = " ".join(_prompt_text(json.loads(row["fields"]), _prompt_fields(folder)).split())
+    start = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return f"{row['source']}, row {row['ordinal'] + 1}: {start!r}"
 
 
 def word_runs(text: str) -> list[str]:

@@ -39,6 +39,11 @@ class Diagnosis:
         """Return the blocks worth using."""
         return [verdict.layer for verdict in self.verdicts if verdict.level == "fit"]
 
+    @property
+    def untold(self) -> list[int]:
+        """Return the blocks of which the prompts are too few, or too alike, to tell."""
+        return [verdict.layer for verdict in self.verdicts if verdict.level == "cannot tell"]
+
     def to_json(self) -> dict[str, Any]:
         """Return it all as JSON values; a number that is not finite is null."""
         return _finite({**asdict(self), "fit": self.fit})
@@ -62,7 +67,10 @@ def diagnosis(
         tokens_read=len(readings.tokens_bos),
         bos=prompts.bos,
         figures=tuple(figures),
-        verdicts=tuple(judge(one, prompts.bos, mixed_pool=mixed_pool) for one in figures),
+        verdicts=tuple(
+            judge(one, prompts.bos, mixed_pool=mixed_pool, different=prompts.different)
+            for one in figures
+        ),
     )
 
 

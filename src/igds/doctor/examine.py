@@ -10,7 +10,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from igds.data.seeds import seeded_bits
-from igds.doctor.measures import CueFit, ScaleFit, best_scale, cue_fit, fit_by_block, typical
+from igds.doctor.measures import (
+    CueFit,
+    ScaleFit,
+    best_scale,
+    cue_fit,
+    fit_by_block,
+    spread,
+    typical,
+)
 from igds.doctor.prompts import Ids, Prompts, leading_bos
 from igds.features import FeatureId
 from igds.models.blocks import decoder_blocks
@@ -44,6 +52,9 @@ class LayerFigures:
     """Quality on their tokens, without BOS and sinks."""
     all_tokens: Mapping[str, float | None]
     """Quality on their tokens, with both."""
+    spread: float
+    """Variance of the residuals at the read position over that on the tokens, without BOS and
+    sinks: how much the prompts differ where features are read."""
     published_l0: float | None
     """l0 that the release states."""
     prepend_bos: bool | None
@@ -150,14 +161,16 @@ def _figures(
     """Return the figures of one SAE."""
     layer = sae.layer
     tokens, scan = readings.tokens[layer], readings.scan[layer]
-    columns = chosen or _recalled(sae, readings.task[0][layer], min_frequency)
+    read, usual = readings.task[0][layer], tokens[typical(tokens, readings.tokens_bos)]
+    columns = chosen or _recalled(sae, read, min_frequency)
     return LayerFigures(
         layer=layer,
         release=sae.release,
         d_sae=sae.d_sae,
-        read=sae_quality(sae, readings.task[0][layer]),
-        tokens=sae_quality(sae, tokens[typical(tokens, readings.tokens_bos)]),
+        read=sae_quality(sae, read),
+        tokens=sae_quality(sae, usual),
         all_tokens=sae_quality(sae, tokens),
+        spread=spread(read, usual),
         published_l0=sae.published_l0,
         prepend_bos=sae.prepend_bos,
         blocks=fit_by_block(sae, readings.scan, readings.scan_bos),

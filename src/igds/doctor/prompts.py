@@ -61,6 +61,12 @@ class Prompts:
     bos_id: int | None
     """Token id of the BOS, if the tokenizer has one."""
 
+    @property
+    def different(self) -> tuple[int, int]:
+        """Return how many different prior and control prompts the cue makes."""
+        task, control = (len(set(map(tuple, ids[0]))) for ids in (self.task, self.control))
+        return task, control
+
 
 def read_prompts(
     data: inputs.Data,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from igds.doctor.examine import LayerFigures
 from igds.doctor.prompts import Bos
 
-Level = Literal["fit", "doubtful", "unfit"]
+Level = Literal["unfit", "cannot tell", "doubtful", "fit"]
+LEVELS: tuple[Level, ...] = get_args(Level)
+"""Worst first."""
 
 VARIANCE_FIT = 0.5
 """Explained variance on tokens: released residual SAEs reach 0.7 to 0.9 on text like their own and
@@ -34,6 +36,15 @@ STABILITY_FIT = 0.5
 that could be used: under a half the ranking of a pool says more of the cue's words than of the
 rows. The median over all features is lower, as most recalled features belong to the template."""
 
+FEW = 16
+"""Different prompts under which nothing that compares prompts counts against a layer: chance alone
+gives a rank correlation a standard error of over a quarter then, half of `STABILITY_FIT`, and a
+share of 0.8 one of a tenth."""
+ALIKE = 0.1
+"""Variance at t* over that on tokens, under which the variance explained at t* counts against no
+layer. SAEs leave a tenth of the tokens' variance and more in no feature: of prompts that differ by
+less, one that is as good at t* as anywhere explains nothing."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
@@ -47,16 +58,30 @@ class Verdict:
     """Why it is not fit, worst first."""
 
 
-def judge(figures: LayerFigures, bos: Bos, *, mixed_pool: bool) -> Verdict:
-    """Return the verdict on one layer."""
+def judge(
+    figures: LayerFigures, bos: Bos, *, mixed_pool: bool, different: tuple[int, int]
+) -> Verdict:
+    """Return the verdict on one layer.
+
+    Args:
+        figures: what was measured.
+        bos: how prompts begin.
+        mixed_pool: whether features must tell task from control prompts.
+        different: different prior and control prompts that were read.
+    """
+    few, few_controls = map(_too_few, different, ("prior", "control"))
+    at_read = _variance("the read position", figures.read, READ_FIT, READ_UNFIT)
     found = [
         *_misplaced(figures),
-        *_variance(figures),
+        *_variance("the prompts' tokens", figures.tokens, VARIANCE_FIT, VARIANCE_UNFIT),
+        *_untold(few or _too_alike(figures), at_read),
         *_bos(figures, bos),
         *_l0(figures),
-        *_features(figures, mixed_pool),
+        *_untold(few, _recalled(figures)),
+        *(_untold(few or few_controls, _specific(figures)) if mixed_pool else ()),
+        *_untold(few, _steady(figures, mixed_pool)),
     ]
-    found.sort(key=lambda reason: reason[0] != "unfit")
+    found.sort(key=lambda reason: LEVELS.index(reason[0]))
     return Verdict(
         layer=figures.layer,
         level=found[0][0] if found else "fit",
@@ -95,19 +120,38 @@ def _misplaced(figures: LayerFigures) -> Iterator[_Reason]:
         )
 
 
-def _variance(figures: LayerFigures) -> Iterator[_Reason]:
-    places = (
-        ("the prompts' tokens", figures.tokens, VARIANCE_FIT, VARIANCE_UNFIT),
-        ("the read position", figures.read, READ_FIT, READ_UNFIT),
+def _too_few(different: int, prompts: str) -> str | None:
+    """Return why prompts of a kind say nothing, None when they are enough."""
+    if different >= FEW:
+        return None
+    return f"too few prompts to tell: {different} different {prompts} prompts, and it takes {FEW}"
+
+
+def _too_alike(figures: LayerFigures) -> str | None:
+    """Return why prompts cannot be told apart, None when they can."""
+    if figures.spread >= ALIKE:
+        return None
+    return (
+        f"the prompts are too alike to tell: their variance at the read position is "
+        f"{figures.spread:.3f} of that on their tokens, under {ALIKE}"
     )
-    for place, quality, fit, unfit in places:
-        value = quality["explained_variance"]
-        if value is None:
-            yield "unfit", f"the residuals at {place} do not vary: nothing to explain"
-        elif value <= unfit:
-            yield "unfit", f"explained variance at {place} is {value:.2f}, not above {unfit}"
-        elif value < fit:
-            yield "doubtful", f"explained variance at {place} is {value:.2f}, under {fit}"
+
+
+def _untold(why: str | None, reasons: Iterable[_Reason]) -> Iterable[_Reason]:
+    """Return the reasons or, where there is a reason that they say nothing, that before each."""
+    return reasons if why is None else [("cannot tell", f"{why}; {text}") for _, text in reasons]
+
+
+def _variance(
+    place: str, quality: Mapping[str, float | None], fit: float, unfit: float
+) -> Iterator[_Reason]:
+    value = quality["explained_variance"]
+    if value is None:
+        yield "unfit", f"the residuals at {place} do not vary: nothing to explain"
+    elif value <= unfit:
+        yield "unfit", f"explained variance at {place} is {value:.2f}, not above {unfit}"
+    elif value < fit:
+        yield "doubtful", f"explained variance at {place} is {value:.2f}, under {fit}"
 
 
 def _bos(figures: LayerFigures, bos: Bos) -> Iterator[_Reason]:
@@ -131,16 +175,22 @@ def _l0(figures: LayerFigures) -> Iterator[_Reason]:
         yield "doubtful", f"{found:.1f} features are active a token, the release states {stated:g}"
 
 
-def _features(figures: LayerFigures, mixed_pool: bool) -> Iterator[_Reason]:
+def _recalled(figures: LayerFigures) -> Iterator[_Reason]:
+    if not figures.cue.features:
+        yield "unfit", "no feature is active on enough prior prompts to be recalled"
+
+
+def _specific(figures: LayerFigures) -> Iterator[_Reason]:
     features = figures.cue.features
-    usable = [feature for feature in features if feature.specific or not mixed_pool]
+    if features and not any(feature.specific for feature in features):
+        yield "unfit", "the pool is mixed, and no feature tells task from control prompts"
+
+
+def _steady(figures: LayerFigures, mixed_pool: bool) -> Iterator[_Reason]:
+    usable = [feature for feature in figures.cue.features if feature.specific or not mixed_pool]
     found = [f.stability if mixed_pool else f.task_stability for f in usable]
     stability = [value for value in found if value is not None]
-    if not features:
-        yield "unfit", "no feature is active on enough prior prompts to be recalled"
-    elif not usable:
-        yield "unfit", "the pool is mixed, and no feature tells task from control prompts"
-    elif stability and max(stability) < STABILITY_FIT:
+    if stability and max(stability) < STABILITY_FIT:
         yield (
             "doubtful",
             "the ranking changes with the cue's words: of the features that could be used, the "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from igds.data.tokens import check_texts, encode_prompts, encode_responses
-from igds.features import FeatureId
+from igds.features import FeatureId, feature_ids
 from igds.interventions.effects import effects_of
 from igds.interventions.exact import check_branches
 from igds.interventions.examples import make_examples
@@ -27,14 +27,14 @@ def intervene(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     saes: Sequence[FeatureEncoder],
-    features: Sequence[FeatureId],
+    features: Sequence[FeatureId | str],
     prompts: Sequence[str],
     responses: Sequence[str],
     *,
     rule: Rule = "amplify",
     coefficient: float = 1.0,
     position: Position = "read",
-    maxima: Mapping[FeatureId, float] | None = None,
+    maxima: Mapping[FeatureId, float] | Mapping[str, float] | None = None,
     screen: Screen = "attribution",
     batch_tokens: int = 4096,
     seed: int = 0,
@@ -51,23 +51,24 @@ def intervene(
         model: a transformers causal model in eval mode.
         tokenizer: the model's own.
         saes: one SAE a block.
-        features: the features to edit, one at a time.
+        features: the features to edit, one at a time, or their names as `L14/11575`.
         prompts: rendered prompts, each ending in the cue.
         responses: gold responses, each starting with one space.
         rule: amplify adds a feature's own contribution `coefficient` times, clamp sets its
             activation to `maxima`, ablate to 0.
         coefficient: as said; 1 for other rules.
         position: read edits at t* only, generated at the response's tokens too, all at every token.
-        maxima: feature -> activation that clamp sets, as `max_activation` of `igds.recall`.
+        maxima: feature or its name -> activation that clamp sets, as `max_activation` of
+            `igds.recall`.
         screen: attribution or integrated, see `igds.interventions.screen`.
         batch_tokens: tokens a branch batch.
         seed: of the bootstrap draws.
 
     Raises:
-        ValueError: a list is none or empty, prompts and responses differ in number, a response
-            would run into its prompt's last word, a feature has no SAE, a row no token, a
-            clamped feature no maximum, a rule but amplify a coefficient, or the model is in
-            training mode.
+        ValueError: a list is none or empty, a name is that of no feature, prompts and responses
+            differ in number, a response would run into its prompt's last word, a feature has no
+            SAE, a row no token, a clamped feature no maximum, a rule but amplify a coefficient, or
+            the model is in training mode.
         RequestError: its head or its blocks are of a kind that cannot be edited.
     """
     if model.training:
@@ -75,6 +76,7 @@ def intervene(
     check_head(model)
     check_branches(model)
     check_saes(saes)
+    chosen = feature_ids(features)
     _check_rows(prompts, responses)
     names = [str(place) for place in range(len(prompts))]
     examples = make_examples(
@@ -86,7 +88,7 @@ def intervene(
         position=position,
         maxima={str(feature): float(value) for feature, value in (maxima or {}).items()},
     )
-    measured = (model, saes, features, examples)
+    measured = (model, saes, chosen, examples)
     estimates = gradient_screen(*measured, edit=edit, screen=screen, batch_tokens=batch_tokens)
     samples = exact_samples(*measured, edit=edit, batch_tokens=batch_tokens, contrast=True)
     effects = effects_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from igds.features import FeatureId
-from igds.interventions.exact import Prefix, run_prefix
+from igds.interventions.exact import Prefix, push_effects, run_prefix
 from igds.interventions.examples import Example
 from igds.interventions.generated import generate_always, generate_read
 from igds.interventions.rules import Edit
@@ -38,6 +38,8 @@ OUTPUTS = pa.schema(
         "position": pa.string(),
         "feature": pa.string(),
         "activation": pa.float64(),
+        "push": pa.float64(),
+        "kl": pa.float64(),
         "sample": pa.int32(),
         "text": pa.string(),
         "original": pa.string(),
@@ -48,8 +50,8 @@ OUTPUTS = pa.schema(
     }
 )
 """What workers return: one row an output, beside it that of the unedited row in its own batch;
-`activation` is the feature's at t*, `tokens` without the stop token, `ended` whether there was
-one."""
+`activation` is the feature's at t*, `push` and `kl` are what the edit does there (see `SAMPLES`),
+`tokens` without the stop token, `ended` whether there was one."""
 
 UNEDITED = pa.schema(
     {
@@ -114,12 +116,12 @@ def generated_outputs(
     rows: list[dict[str, Any]] = []
     for example in examples:
         prefix = run_prefix(model, example.prompt_ids, [sae.layer for sae, _ in grouped])
-        active = _activations(prefix, grouped)
+        at_read = _at_read(model, prefix, grouped, edit, settings.batch_tokens)
         for position in settings.positions:
             found = arms[position](model, prefix, grouped, example.row_id, edit, settings, stops)
             for feature, (edited, plain) in found.items():
                 facts = {"row_id": example.row_id, "position": position, "feature": str(feature)}
-                facts |= {"activation": active[feature]}
+                facts |= at_read[feature]
                 own, other = (_told(tokenizer, side, settings) for side in (edited, plain))
                 originals = [
                     {"original": one["text"], "original_tokens": one["tokens"]}
@@ -210,12 +212,32 @@ def always_outputs(
     return found
 
 
-def _activations(prefix: Prefix, grouped: Sequence[Group]) -> dict[FeatureId, float]:
-    """Return each feature's activation at t*."""
-    found: dict[FeatureId, float] = {}
+def _at_read(
+    model: PreTrainedModel,
+    prefix: Prefix,
+    grouped: Sequence[Group],
+    edit: Edit,
+    batch_tokens: int,
+) -> dict[FeatureId, dict[str, float]]:
+    """Return each feature's activation at t*, and the push and the KL of its edit there.
+
+    Later tokens come after it, so at both positions the next token's distribution is the same.
+    """
+    found: dict[FeatureId, dict[str, float]] = {}
     for sae, indices in grouped:
-        acts = sae.encode_columns(prefix.states[sae.layer][None].cpu(), indices)[0].tolist()
-        found |= {FeatureId(sae.layer, f): act for f, act in zip(indices, acts, strict=True)}
+        pushes = replace(edit, position="read").pushes(sae, indices, model.device)
+        state = prefix.states[sae.layer]
+        acts = pushes.acts(state[None])
+        vectors = pushes.vectors(acts)[:, 0]
+        # A response is asked for, and any will do: its tokens come after t*.
+        kl = push_effects(
+            model, prefix, pushes, vectors, [prefix.token], batch_tokens=batch_tokens
+        ).kl
+        sizes = vectors.norm(dim=1) / state.norm()
+        columns = zip(acts[0].tolist(), sizes.tolist(), kl.tolist(), strict=True)
+        for index, values in zip(indices, columns, strict=True):
+            facts = dict(zip(("activation", "push", "kl"), values, strict=True))
+            found[FeatureId(sae.layer, index)] = facts
     return found
 
 

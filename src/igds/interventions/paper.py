@@ -60,6 +60,8 @@ def paper_effects(
                 "delta_low": low,
                 "delta_high": high,
                 "label": _label(low, high),
+                "push": pc.mean(own["push"]).as_py(),
+                "kl": pc.mean(own["kl"]).as_py(),
                 **side_effects(own, clusters, seed),
             }
         )

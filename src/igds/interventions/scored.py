@@ -20,6 +20,8 @@ SCORED = pa.schema(
         "position": pa.string(),
         "row_id": pa.string(),
         "activation": pa.float64(),
+        "push": pa.float64(),
+        "kl": pa.float64(),
         "task_score": pa.float64(),
         "original_score": pa.float64(),
         "delta": pa.float64(),
@@ -36,6 +38,9 @@ SCORED = pa.schema(
 )
 """Scores, lengths and broken shares are means over the samples of a prompt, `changed` how many of
 them the edit changed, texts those of its first sample; `pass_k` is null unless asked for."""
+
+AT_READ = ("activation", "push", "kl")
+"""Columns that say what the edit does at t*, as `SAMPLES` has them."""
 
 
 def judge_once(judge: Judge) -> Judge:
@@ -74,7 +79,7 @@ def scored_outputs(outputs: pa.Table, judge: Judge, pass_k: int | None = None) -
                 "feature": feature,
                 "position": position,
                 "row_id": row_id,
-                "activation": samples[0]["activation"],
+                **{name: samples[0][name] for name in AT_READ},
                 "task_score": edited["score"],
                 "original_score": plain["score"],
                 "delta": edited["score"] - plain["score"],

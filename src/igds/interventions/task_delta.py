@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from igds.interventions.scored import AT_READ
+
 MOVED = "delta_logprob"
 """Where the teacher-forced delta goes."""
 
@@ -28,7 +30,7 @@ def with_task_deltas(exact: pa.Table, scored: pa.Table) -> pa.Table:
     places = [order.get(tuple(row.values())) for row in exact.select(keys).to_pylist()]
     if None in places or len(order) != len(exact):
         raise ValueError("exact samples and generated outputs are not of the same rows")
-    found = scored.take(pa.array(places)).drop_columns([*keys, "position", "activation"])
+    found = scored.take(pa.array(places)).drop_columns([*keys, "position", *AT_READ])
     table = exact.rename_columns(
         [MOVED if name == "delta" else name for name in exact.column_names]
     )

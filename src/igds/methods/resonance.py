@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from igds.data.tokens import check_texts, encode_prompts
-from igds.features import FeatureId
+from igds.features import FeatureId, feature_ids
 from igds.methods.base import Reading
 from igds.reading.activations import columns_by_layer, read_activations
 from igds.reading.residuals import residuals_at_read
@@ -25,7 +25,7 @@ def feature_resonant_scores(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     saes: Sequence[FeatureEncoder],
-    features: Sequence[FeatureId],
+    features: Sequence[FeatureId | str],
     prompts: Sequence[str],
     *,
     batch_tokens: int = 4096,
@@ -36,19 +36,21 @@ def feature_resonant_scores(
         model: a transformers decoder, with or without its head.
         tokenizer: the model's own.
         saes: one SAE a block; those of the features' blocks are used.
-        features: the task features.
+        features: the task features, or their names as `L14/11575`.
         prompts: rendered prompts, each ending in its cue.
         batch_tokens: padded tokens a forward batch.
 
     Raises:
-        ValueError: prompts or saes are no list or empty, or a feature has no SAE.
+        ValueError: prompts, saes or features are no list or empty, a name is none, or a feature
+            has no SAE.
     """
     check_saes(saes)
     check_texts("prompts", prompts)
-    layers = sorted({feature.layer for feature in features})
+    chosen = feature_ids(features)
+    layers = sorted({feature.layer for feature in chosen})
     ids = encode_prompts(tokenizer, list(prompts))
     residuals = residuals_at_read(model, ids, layers, batch_tokens)
-    return read_activations(saes, features, residuals).sum(dim=1)
+    return read_activations(saes, chosen, residuals).sum(dim=1)
 
 
 class ResonanceScorer:

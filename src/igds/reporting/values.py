@@ -117,9 +117,9 @@ class Effect:
     """read, generated or all."""
     coefficient: float
     push: float
-    """Length of what was added at t* over that of the state; NaN for generated outputs."""
+    """Length of what was added at t* over that of the state."""
     kl: float
-    """KL(unedited || edited) of the next token at t*, nats; NaN for generated outputs."""
+    """KL(unedited || edited) of the next token at t*, nats."""
     neutral_perplexity_ratio: float
     """Edited over unedited; NaN where it was not measured."""
     delta: Interval

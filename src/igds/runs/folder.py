@@ -44,6 +44,13 @@ class RunFolder:
             with path.open("ab", buffering=0) as file:
                 file.write(json.dumps(line).encode() + b"\n")
 
+    def events(self) -> list[dict[str, Any]]:
+        """Return the lines of `events.jsonl`, oldest first; none before the first event."""
+        path = self.path / "events.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_bytes().splitlines()]
+
     def table(self, name: str) -> pa.Table:
         """Return a Parquet file of the run, or all Parquet files of a folder in name order."""
         path = self.path / name

@@ -7,6 +7,7 @@ On disk: `<stage>` is committed, `<stage>.part` is being written, `<stage>.old` 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -104,6 +105,12 @@ class Stage:
         """Folder with the stage's files: the committed one when done, else the part."""
         return self.folder if self.done else _part(self.folder)
 
+    @property
+    def archived(self) -> Path | None:
+        """Where the committed stage goes when this one takes its place; None if nowhere."""
+        record = None if self.done else read_json(self.folder / _RECORD)
+        return _kept(self.folder, record, self.archive)
+
     def has(self, name: str) -> bool:
         """Return whether the file was written whole."""
         return (self.path / name).exists()
@@ -159,6 +166,19 @@ def stage_state(folder: Path) -> Literal["done", "partial", "missing"]:
     return "partial" if (_part(folder) / _RECORD).exists() else "missing"
 
 
+def finished_files(folder: Path) -> int | None:
+    """Return the files that a stage under way has finished, or left when it was cut short.
+
+    None when none is under way; beside a committed stage it is that stage being made again.
+    """
+    part = _part(folder)
+    if not (part / _RECORD).exists():
+        return None
+    # os.walk, unlike glob, bears with a folder that the run renames meanwhile.
+    files = sum(len(names) for _, _, names in os.walk(part))
+    return max(0, files - 1)  # all but the record
+
+
 def committed_identity(folder: Path) -> dict[str, Any]:
     """Return the identity a stage was committed with.
 
@@ -184,13 +204,19 @@ def repair(folder: Path, archive: Path | None = None) -> None:
             old.rename(folder)
             return
         _part(folder).rename(folder)
-    record = read_json(old / _RECORD)
-    kept = archive / digest(record["identity"])[:16] / folder.name if archive and record else None
+    kept = _kept(folder, read_json(old / _RECORD), archive)
     if kept is None or kept.exists():
         shutil.rmtree(old)
     else:
         kept.parent.mkdir(parents=True, exist_ok=True)
         old.rename(kept)
+
+
+def _kept(folder: Path, record: dict[str, Any] | None, archive: Path | None) -> Path | None:
+    """Return where a replaced stage of that record is kept; None if it is not."""
+    if record is None or archive is None:
+        return None
+    return archive / digest(record["identity"])[:16] / folder.name
 
 
 def _begin(part: Path, record: dict[str, Any]) -> None:

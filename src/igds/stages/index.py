@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +15,7 @@ from igds.config.inputs import Source
 from igds.data.chat import ChatTemplate, chat_template
 from igds.data.identity import rendering_hash, source_identity
 from igds.data.index import IndexSummary, build_index, check_first_rows, iter_index
-from igds.data.overlap import Overlap, check_overlap
+from igds.data.overlap import Overlap, check_overlap, row_words
 from igds.data.remote import is_url
 from igds.data.rendering import Rendering
 from igds.data.templates import parse_template
@@ -97,9 +97,10 @@ def run(context: Context) -> None:
             f"note: {controls} control rows; specificity wants at least {MIN_CONTROLS}, of four "
             "sources and of the task's length"
         )
-    overlaps = check_overlap({n: stage.path / sets[n].folder for n in CHECKED if n in sets})
+    folders = {name: stage.path / sets[name].folder for name in CHECKED if name in sets}
+    overlaps = check_overlap(folders)
     if overlaps and context.config.data.overlap == "refuse":
-        raise RequestError(_refusal(overlaps))
+        raise RequestError(_refusal(overlaps, folders))
     if to_plain(_contents(context, sets)) != identity["data"]:
         raise WorkError("a source changed while it was read: run the same command again")
     summary = _summary(context, stage, summaries, overlaps, tokenizer, chat)
@@ -216,15 +217,15 @@ def _read_tokens(index: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, i
     return {str(tokenizer.decode([token])): rows for token, rows in counts.most_common()}
 
 
-def _refusal(overlaps: list[Overlap]) -> str:
-    """Return what the sets share and what to do about it."""
-    lines = [
-        f"  {overlap.a} and {overlap.b}: {overlap.rows} equal rows, {overlap.ngrams} rows with 13 "
-        f"words in common, as {' and '.join(overlap.examples[0])}"
-        for overlap in overlaps
-    ]
-    return "\n".join(
-        ["the sets of rows overlap, so that what is found in one cannot be tested in another:"]
-        + lines
-        + ["Take the rows out of one set, or set data.overlap: allow (the page will say so)."]
-    )
+def _refusal(overlaps: list[Overlap], folders: Mapping[str, Path]) -> str:
+    """Return what the sets share, with the first two rows of each pair, and what to do about it."""
+    lines = ["the sets of rows overlap, so that what is found in one cannot be tested in another:"]
+    for overlap in overlaps:
+        lines.append(
+            f"  {overlap.a} and {overlap.b}: {overlap.rows} equal rows, {overlap.ngrams} rows with "
+            "13 words in common, such as (rows counted from 1):"
+        )
+        for name, row_id in zip((overlap.a, overlap.b), overlap.examples[0], strict=True):
+            lines.append(f"    {name}: {row_words(folders[name], row_id)}")
+    lines.append("Take the rows out of one set, or set data.overlap: allow (the page will say so).")
+    return "\n".join(lines)

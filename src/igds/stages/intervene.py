@@ -22,7 +22,7 @@ from igds.stages.rigorous import confirm
 from igds.stages.transfer import measure_transfer
 from igds.stages.validation import intervention_steps, record_plan, validation_examples
 
-VERSION = 7
+VERSION = 8
 PROMOTED = 16
 """Features, best first, whose promoted tokens the paper mode names."""
 

@@ -84,5 +84,7 @@ def describe(context: Context, wanted: Sequence[str], *, first: bool = False) ->
         "overlap": context.config.data.overlap,
         "outcome": found["outcome"].upper() if found else None,
         "judged_on": found["judged_on"] if found else None,
+        "budget": found.get("budget") if found else None,
+        "spent": found.get("spent") if found else None,
     }
     context.run.update_manifest(facts)

@@ -59,7 +59,11 @@ def run(context: Context) -> None:
     stage.write_json("summary.json", selection_summary(rows, scores, selection, settings))
     chosen = Chosen(context.run.path / "index", selection.selected)
     write_jsonl(stage.path / "selected.jsonl", chosen)
+    earlier = stage.archived
     stage.commit()
+    if earlier is not None:
+        place = earlier.relative_to(context.run.path)
+        context.progress.note(f"select: the earlier selection moved to {place}")
 
 
 def _chosen(
