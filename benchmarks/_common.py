@@ -33,9 +33,9 @@ def set_up() -> tuple[ConfigFile, ModelSpec]:
     return file, resolve_model(file.config.model, "cpu", file.base)
 
 
-def read_rows(name: str) -> list[dict[str, str]]:
-    """Return the rows of one of the quickstart's data files, by its name without endings."""
-    text = gzip.decompress((QUICKSTART / "data" / f"{name}.jsonl.gz").read_bytes()).decode()
+def read_rows(name: str, folder: Path = QUICKSTART) -> list[dict[str, str]]:
+    """Return the rows of one data file of a folder of configs, by its name without endings."""
+    text = gzip.decompress((folder / "data" / f"{name}.jsonl.gz").read_bytes()).decode()
     return [json.loads(line) for line in text.split("\n") if line]
 
 

@@ -28,7 +28,16 @@ from igds.sae_training.config import load_training
 from igds.sae_training.corpus import read_excluded, read_texts
 from igds.tasks.math import split_answer
 from open_sources import Document, Exercise
-from quickstart_data import Disjoint, length, passages, shuffled, take, words, write_jsonl
+from quickstart_data import (
+    Disjoint,
+    as_question,
+    length,
+    passages,
+    shuffled,
+    take,
+    words,
+    write_jsonl,
+)
 
 DATA = ROOT / "configs" / "interventions" / "data"
 MATH_ROWS = 240
@@ -81,9 +90,7 @@ def build_math(folder: Path, trained: Sequence[str]) -> list[dict]:
         for row in shuffled(sources.read_gsm8k(folder), "interventions/math")
         if is_long(row.question) and length(split_answer(row.answer)[0]) <= SOLUTION_LENGTH
     ]
-    return [
-        {"question": row.question, "answer": row.answer} for row in apart(rows, seen, MATH_ROWS)
-    ]
+    return [as_question(row) for row in apart(rows, seen, MATH_ROWS)]
 
 
 def build_summarization(folder: Path, trained: Sequence[str]) -> dict[str, list[dict]]:

@@ -2,7 +2,7 @@
 
 | folder | what is there | where it is published |
 |---|---|---|
-| gsm8k/train.jsonl | GSM8K, MIT | github.com/openai/grade-school-math, grade_school_math/data |
+| gsm8k/{train,test}.jsonl | GSM8K, MIT | github.com/openai/grade-school-math, grade_school_math/data |
 | tal-scq5k/en_single_choice_train_3K.jsonl | TAL-SCQ5K English, MIT | github.com/math-eval/TAL-SCQ5K, en_single_choice_constructed_5K |
 | flan-cot/{creak,qasc,strategyqa}_train.tsv | prompt, answer, rationale; tab-separated | github.com/google-research/FLAN, flan/v2/cot_data |
 | mts-dialog/MTS-Dialog-{TrainingSet,ValidationSet,TestSet-1-MEDIQA-Chat-2023,TestSet-2-MEDIQA-Sum-2023}.csv | MTS-Dialog, CC BY 4.0 | github.com/abachaa/MTS-Dialog, Main-Dataset |
@@ -51,9 +51,9 @@ class Exercise:
     """Response, as far as the source has one."""
 
 
-def read_gsm8k(sources: Path) -> list[Exercise]:
-    """Return the GSM8K training rows, as published."""
-    rows = _jsonl(sources / "gsm8k" / "train.jsonl")
+def read_gsm8k(sources: Path, part: str = "train") -> list[Exercise]:
+    """Return the rows of one GSM8K file, as published."""
+    rows = _jsonl(sources / "gsm8k" / f"{part}.jsonl")
     return [Exercise(question=row["question"], answer=row["answer"]) for row in rows]
 
 
@@ -70,10 +70,12 @@ def read_tal(sources: Path) -> list[Exercise]:
 
 def read_strategyqa(sources: Path) -> list[Exercise]:
     """Return the StrategyQA questions; answer: the facts, then yes or no."""
-    return [
-        Exercise(question=prompt, answer=f"{rationale}\nAnswer: {answer}")
-        for prompt, answer, rationale in read_flan(sources, "strategyqa")
-    ]
+    return _explained(read_flan(sources, "strategyqa"))
+
+
+def read_creak(sources: Path) -> list[Exercise]:
+    """Return the CREAK questions, each about a claim; answer: the explanation, then yes or no."""
+    return _explained(read_flan(sources, "creak"))
 
 
 def read_mts(sources: Path, part: str = "TrainingSet") -> list[Exercise]:
@@ -142,6 +144,13 @@ def verse_paragraphs(sources: Path) -> list[Document]:
     stanzas = [part for book in POEMS for part in _paragraphs(sources, book)]
     kept = [_lines(part) for part in stanzas if part.count("\n") > 1 and "[" not in part]
     return [Document(units=tuple(part.split("\n")), separator="\n") for part in kept]
+
+
+def _explained(rows: list[tuple[str, str, str]]) -> list[Exercise]:
+    return [
+        Exercise(question=prompt, answer=f"{rationale}\nAnswer: {answer}")
+        for prompt, answer, rationale in rows
+    ]
 
 
 def _paragraphs(sources: Path, book: str) -> list[str]:

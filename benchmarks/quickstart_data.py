@@ -91,10 +91,10 @@ def build(folder: Path) -> None:
     control = build_control(folder, [length(row.question) for row in prior], seen, used)
     pool = build_pool(folder, gsm8k, seen)
     neutral = build_neutral(folder, seen, used)
-    write_jsonl(DATA / "prior.jsonl.gz", [_exercise(row) for row in prior])
-    write_jsonl(DATA / "validation.jsonl.gz", [_exercise(row) for row in validation])
+    write_jsonl(DATA / "prior.jsonl.gz", [as_question(row) for row in prior])
+    write_jsonl(DATA / "validation.jsonl.gz", [as_question(row) for row in validation])
     write_jsonl(DATA / "control.jsonl.gz", control)
-    write_jsonl(DATA / "pool.jsonl.gz", [_exercise(row) for _, row in pool])
+    write_jsonl(DATA / "pool.jsonl.gz", [as_question(row) for _, row in pool])
     labels = [
         f"{at},{source},{POOL_KIND.get(source, 'non-math')}" for at, (source, _) in enumerate(pool)
     ]
@@ -217,6 +217,11 @@ def fit(documents: Sequence[Document], start: int, target: int) -> tuple[str, ra
     return best, range(start, last + 1)
 
 
+def as_question(row: Exercise) -> dict:
+    """Return a row with the fields of the task math."""
+    return {"question": row.question, "answer": row.answer}
+
+
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
     """Write one JSON object a line, gzipped."""
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -227,10 +232,6 @@ def write_gzip(path: Path, text: str) -> None:
     """Write gzipped UTF-8 whose bytes depend on the text alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
-
-
-def _exercise(row: Exercise) -> dict:
-    return {"question": row.question, "answer": row.answer}
 
 
 def _draw(purpose: str, text: str) -> bytes:
