@@ -235,8 +235,8 @@ def _at_read(
         ).kl
         sizes = vectors.norm(dim=1) / state.norm()
         columns = zip(acts[0].tolist(), sizes.tolist(), kl.tolist(), strict=True)
-        for index, values in zip(indices, columns, strict=True):
-            facts = dict(zip(("activation", "push", "kl"), values, strict=True))
+        for index, (act, size, moved) in zip(indices, columns, strict=True):
+            facts = {"activation": act, "push": size, "kl": moved}
             found[FeatureId(sae.layer, index)] = facts
     return found
 

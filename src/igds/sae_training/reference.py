@@ -32,8 +32,8 @@ run with another `name` and all else equal, which reads S3 once more and is on i
 
 **Untrained.** `igds saes untrained CONFIG OUTPUT` writes a double of each SAE of a run: JumpReLU,
 of the same block and width, decoder rows uniform on the unit sphere by `--directions-seed`, block
-and index, the encoder tied to them. It recalls first if that is not done; beyond that it needs no pass
-of the model, and never the extra `saelens`.
+and index, the encoder tied to them. It recalls first if that is not done; beyond that it needs no
+pass of the model, and never the extra `saelens`.
 
 - What is matched: each feature is active as often as its namesake, and as strongly (mean activation
   where active, times the norm of the decoder row). So recall keeps the same number of features,
@@ -56,7 +56,8 @@ of the model, and never the extra `saelens`.
 **Frozen.** `igds saes train CONFIG --decoder frozen --output OTHER` trains the same SAE from the
 same captured residuals (text, steps, l0) but for its decoder, which stays at random unit
 directions, bit for bit: those of the untrained double of an equal seed. Encoder, which starts tied
-to them, biases and thresholds are trained. The files hold the directions times one factor, in float16."""
+to them, biases and thresholds are trained. The files hold the directions times one factor, in
+float16."""
 
 
 def training_page() -> str:
