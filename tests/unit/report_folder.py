@@ -326,6 +326,7 @@ def _select(folder: Path, plan: Plan, rng: np.random.Generator) -> None:
     summary = {
         "method": "igds",
         "budget": {"ratio": "0.2", "rows": None, "tokens": None},
+        "diversity": None,
         "scored": n,
         "selected": kept,
         "reasons": {"top": kept, "budget": n - kept, "status": 7},

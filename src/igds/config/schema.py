@@ -16,7 +16,7 @@ from typing import Literal
 from igds.config.checks import at_least, finite, not_empty
 from igds.config.experiment import Experiment
 from igds.config.inputs import SAE, Data, Model, Prompts, Task
-from igds.config.scoring import RANDOM_MATCHED, USE_FEATURES, Score, Select
+from igds.config.scoring import KEEPS_VECTORS, RANDOM_MATCHED, USE_FEATURES, Score, Select
 from igds.config.training import Evaluate, Finetune
 from igds.errors import did_you_mean
 
@@ -261,6 +261,12 @@ class Config:
                 raise ValueError(f"saes names {count} SAEs for block {layer}: one a block")
         if self.data.has_chat and not self.prompts.chat_template:
             raise ValueError("prompts needs chat_template: true, as data has rows of messages")
+        quotas = any(source.quota is not None for source in self.data.pool)
+        if quotas and self.select and self.select.diversity:
+            raise ValueError(
+                "select.diversity does not go with a quota in data.pool, which leaves nothing to "
+                "choose from: share the budget by select.stratify: source"
+            )
 
     def check_stages(self, stages: Collection[str]) -> None:
         """Refuse stages whose inputs no section makes; what other stages lack does not matter.
@@ -302,4 +308,10 @@ class Config:
             raise ValueError(
                 f"select.method is {method!r}, and score.methods does not name {needed!r}; "
                 f"{did_you_mean(needed, self.score.methods)}"
+            )
+        column = self.select.diversity and self.select.diversity.column
+        if column == KEEPS_VECTORS and KEEPS_VECTORS not in self.score.methods:
+            raise ValueError(
+                f"select.diversity.column is {KEEPS_VECTORS}, whose vectors are made when "
+                "score.methods names it"
             )

@@ -306,7 +306,8 @@ def _pool(folder: Path) -> Pool:
     index = read_parts(folder / "index", "rows-*.parquet", ("row_id", "n_prompt_tokens"))
     if not selection.column("row_id").equals(index.column("row_id")):
         raise RequestError(f"{path} is not of this index: run `igds select` again")
-    plain = ("method", "budget", "scored", "reasons", "tied_at_cut", "tied_at_cut_selected")
+    counts = ("scored", "reasons", "tied_at_cut", "tied_at_cut_selected")
+    plain = ("method", "budget", "diversity", *counts)
     numbers = ("cut", "share_zero", "spearman_prompt_length")
     summary = read_json(folder / "select" / "summary.json", (*plain, *numbers, "selected"))
     return Pool(

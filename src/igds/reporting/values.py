@@ -239,6 +239,8 @@ class Pool:
     """Prompt tokens, NaN where the prompt was never tokenized."""
     method: str
     budget: dict[str, Any]
+    diversity: dict[str, Any] | None
+    """How rows were chosen among the best; None by rank alone."""
     scored: int
     """Rows with a pool score."""
     n_selected: int
@@ -253,6 +255,11 @@ class Pool:
     """Share of pool scores that are exactly 0."""
     spearman_prompt_length: float
     """Rank correlation of pool score and prompt tokens, -1 to 1; NaN when one is constant."""
+
+    @property
+    def candidates(self) -> int:
+        """Return how many of the best rows a diverse choice was made among."""
+        return self.n_selected + self.reasons.get("diversity", 0)
 
     @property
     def cut_in_tie(self) -> bool:

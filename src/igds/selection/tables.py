@@ -85,6 +85,7 @@ def selection_summary(
         "method": settings.method,
         "budget": to_plain(settings.budget),
         "stratify": settings.stratify,
+        "diversity": to_plain(settings.diversity),
         "rows": len(rows),
         "ok": int(pc.sum(pc.equal(rows["status"], "ok")).as_py()),
         "scored": int(scored.sum()),
