@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from igds.rows import Status
 
 SOURCE = "source"
 """The column that every row has: the file it came from."""
+LARGEST = sys.float_info.max
+"""The largest number of a vector; whole numbers of any size may stand in a row."""
 
 
 def column_values(folder: Path, name: str) -> list[str]:
@@ -102,7 +105,7 @@ def _unit(value: Any) -> np.ndarray | None:
     """Return a list of numbers at length 1; None for anything else, and where it has no length."""
     if not isinstance(value, list):
         return None
-    if not all(isinstance(one, int | float) and abs(one) < inf for one in value):
+    if not all(isinstance(one, int | float) and abs(one) <= LARGEST for one in value):
         return None
     vector = np.array(value, dtype=np.float64)
     length = np.linalg.norm(vector)
