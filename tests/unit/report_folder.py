@@ -39,6 +39,7 @@ data:
   overlap: {overlap}
 recall:
   min_frequency: 0.8
+  candidates: frequent
 """
 
 

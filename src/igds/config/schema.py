@@ -27,6 +27,10 @@ class Recall:
 
     min_frequency: float = 0.8
     """Smallest share of prior prompts, 0-1, on which a recalled feature is active (tau)."""
+    candidates: Literal["frequent", "random"] = "frequent"
+    """Features that go on to interventions. frequent: those of that frequency. random: of each SAE
+    as many as are of that frequency, drawn by the seed from all of its features, even those that no
+    prompt activates: a control, which asks what recall is worth."""
 
     def __post_init__(self) -> None:
         """Refuse a share out of range."""

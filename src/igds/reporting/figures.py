@@ -66,12 +66,12 @@ WORDS_SHOWN = 12
 
 
 def recalled_per_layer(recall: Recall) -> str:
-    """Return bars: recalled features of each block that has an SAE."""
+    """Return bars: recalled or drawn features of each block that has an SAE."""
     import matplotlib
     import matplotlib.ticker
 
     with matplotlib.rc_context(STYLE):
-        figure, axes = _canvas("Decoder block", "Recalled features")
+        figure, axes = _canvas("Decoder block", "Features" if recall.drawn else "Recalled features")
         layers = list(recall.per_layer)
         bars = axes.bar(
             [str(layer) for layer in layers],

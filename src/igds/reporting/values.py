@@ -56,6 +56,8 @@ class Quality:
 class Recall:
     """The recall stage."""
 
+    candidates: str
+    """`frequent`; or `random`, where features were drawn in place of those that are recalled."""
     features: dict[FeatureId, Recalled]
     """Recalled features only, by layer and index."""
     per_layer: dict[int, int]
@@ -65,6 +67,16 @@ class Recall:
     highest_frequency: float
     quality: dict[int, Quality]
     """Block -> quality of its SAE."""
+
+    @property
+    def drawn(self) -> bool:
+        """Return whether the features were drawn at random."""
+        return self.candidates == "random"
+
+    @property
+    def silent(self) -> int:
+        """Return how many of the features are active on no prior prompt."""
+        return sum(feature.frequency == 0 for feature in self.features.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
