@@ -79,9 +79,10 @@ def test_another_rds_is_another_selection(project: Path) -> None:
 
 
 def test_random_rows_resemble_the_diverse_selection(project: Path) -> None:
-    table = run(project, *RDS, "--select.method", "random-matched").selection
-    assert table["selected"].to_pylist().count(True) == ROWS
-    assert "diversity" not in table["reason"].to_pylist()
+    found = run(project, *RDS, "--select.method", "random-matched")
+    assert found.selection["selected"].to_pylist().count(True) == ROWS
+    assert "diversity" not in found.selection["reason"].to_pylist()
+    assert "those were selected that stand for the others" not in found.report.read_text()
 
 
 def planted(project: Path, values: list) -> None:
