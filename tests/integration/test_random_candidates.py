@@ -103,5 +103,5 @@ def test_the_page_says_that_candidates_are_random(projects) -> None:
 
 
 def test_another_kind_of_candidates_is_another_recall(projects) -> None:
-    with pytest.raises(RequestError, match="recall.candidates: random on disk, frequent asked for"):
+    with pytest.raises(RequestError, match='"random" on disk, "frequent" asked for'):
         run(projects["hit"], "--seed", str(HIT), until="recall")

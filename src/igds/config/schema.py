@@ -313,8 +313,7 @@ class Config:
                 f"select.method is {method!r}, and score.methods does not name {needed!r}; "
                 f"{did_you_mean(needed, self.score.methods)}"
             )
-        column = self.select.diversity and self.select.diversity.column
-        if column == KEEPS_VECTORS and KEEPS_VECTORS not in self.score.methods:
+        if self.select.reads_vectors and KEEPS_VECTORS not in self.score.methods:
             raise ValueError(
                 f"select.diversity.column is {KEEPS_VECTORS}, whose vectors are made when "
                 "score.methods names it"

@@ -185,3 +185,8 @@ class Select:
         """Refuse a number of rows below 1."""
         if self.per_prompt not in ("all", "one"):
             at_least(self, 1, "per_prompt")
+
+    @property
+    def reads_vectors(self) -> bool:
+        """Return whether it needs the vectors that a method keeps."""
+        return self.diversity is not None and self.diversity.column == KEEPS_VECTORS

@@ -37,6 +37,8 @@ class Diverse:
             limit: what the stratum may take of it; the choice ends before the row that is over.
         """
         candidates = group[: that_fit(cost[group], ceil(self.candidates * limit))]
+        if not len(candidates):
+            return Taken(rows=candidates, reasons={}, at_cut=candidates)
         vectors = self.vectors(candidates)
         known = ~np.isnan(vectors).any(axis=1)
         rows, left = candidates[known], limit

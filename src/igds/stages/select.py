@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Int
 
-from igds.config.scoring import KEEPS_VECTORS, RANDOM_MATCHED, Diversity, Select
+from igds.config.scoring import KEEPS_VECTORS, RANDOM_MATCHED, Select
 from igds.data.columns import SOURCE, column_values, column_vectors
 from igds.data.index import load_index
 from igds.data.seeds import seeded_unit
@@ -42,7 +43,7 @@ def run(context: Context) -> None:
     settings = context.config.select
     assert settings is not None, "the pipeline runs only stages that have a section"
     method = "igds" if settings.method in RANDOM_MATCHED else settings.method
-    scored = {method, KEEPS_VECTORS} if _keeps(settings.diversity) else {method}
+    scored = {method, KEEPS_VECTORS} if settings.reads_vectors else {method}
     identity = context.stage_identity(
         VERSION,
         select=settings,
@@ -74,7 +75,7 @@ def _chosen(
 ) -> tuple[Float[np.ndarray, " rows"], Selection]:
     """Return the scores that rank the rows, and the rows kept; the limits are let go of here."""
     limits = _limits(context, rows, settings)
-    selection = choose(scores, **limits, diversity=_diverse(context.run.path, settings.diversity))
+    selection = choose(scores, **limits, diversity=_diverse(context.run.path, settings))
     if settings.method not in RANDOM_MATCHED:
         return scores, selection
     scores = _random_scores(context, rows, settings, scores, selection)
@@ -96,22 +97,15 @@ def _limits(context: Context, rows: pa.Table, settings: Select) -> dict[str, Any
     }
 
 
-def _keeps(diversity: Diversity | None) -> bool:
-    """Return whether the rows' vectors are those of a method."""
-    return diversity is not None and diversity.column == KEEPS_VECTORS
-
-
-def _diverse(run: Path, diversity: Diversity | None) -> Diverse | None:
+def _diverse(run: Path, settings: Select) -> Diverse | None:
     """Return how rows are chosen among the best, None by rank alone."""
-    if diversity is None:
+    if settings.diversity is None:
         return None
-
-    def vectors(places: Int[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows d"]:
-        if _keeps(diversity):
-            return unit_vectors(run / "score" / KEEPS_VECTORS, places)
-        return column_vectors(run / "index", diversity.column, places)
-
-    return Diverse(candidates=diversity.candidates, vectors=vectors)
+    if settings.reads_vectors:
+        vectors = partial(unit_vectors, run / "score" / KEEPS_VECTORS)
+    else:
+        vectors = partial(column_vectors, run / "index", settings.diversity.column)
+    return Diverse(candidates=settings.diversity.candidates, vectors=vectors)
 
 
 def _prompts(context: Context) -> Int[np.ndarray, " rows"]:
