@@ -27,12 +27,12 @@ def scored(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of the finished project with a selection by length, and RDS+ scored."""
     folder = tmp_path_factory.mktemp("scored") / "project"
     shutil.copytree(finished, folder)
-    run(folder, *METHODS, "--select.method", "length")
+    run(folder, *METHODS, "--select.method", "length", until="select")
     return folder
 
 
 @pytest.fixture
-def project(scored: Path, tmp_path: Path) -> Path:
+def copy(scored: Path, tmp_path: Path) -> Path:
     shutil.copytree(scored, tmp_path / "project")
     return tmp_path / "project"
 
@@ -42,11 +42,11 @@ def vectors(project: Path) -> np.ndarray:
     return np.array([v for file in files for v in pq.read_table(file)["embedding"].to_pylist()])
 
 
-def test_the_best_rows_are_thinned_by_the_vectors_of_rds(project: Path) -> None:
-    plain = run(project, *METHODS, "--select.method", "length").selection
-    found = run(project, *RDS, "--select.method", "length")
+def test_the_best_rows_are_thinned_by_the_vectors_of_rds(copy: Path) -> None:
+    plain = run(copy, *METHODS, "--select.method", "length", until="select").selection
+    found = run(copy, *RDS, "--select.method", "length")
     candidates = np.argsort(plain["rank"].to_numpy())[: 2 * ROWS]
-    order = list(facility_location(vectors(project)[candidates].astype(np.float32)))
+    order = list(facility_location(vectors(copy)[candidates].astype(np.float32)))
     wanted = candidates[order[:ROWS]]
     table = found.selection
     assert table["selected"].to_numpy().nonzero()[0].tolist() == sorted(wanted)
@@ -60,8 +60,8 @@ def test_the_best_rows_are_thinned_by_the_vectors_of_rds(project: Path) -> None:
     assert "their vectors of the method rds" in page
 
 
-def test_what_follows_takes_the_order_of_the_choice(project: Path, tmp_path: Path) -> None:
-    found = run(project, *RDS, "--select.method", "length")
+def test_what_follows_takes_the_order_of_the_choice(copy: Path, tmp_path: Path) -> None:
+    found = run(copy, *RDS, "--select.method", "length", until="select")
     table = found.selection
     first = table["row_id"].to_pylist()[int(np.argmin(table["rank"].to_numpy()))]
     assert row_of_rank(found.folder.path, 1) == first
@@ -70,33 +70,35 @@ def test_what_follows_takes_the_order_of_the_choice(project: Path, tmp_path: Pat
     assert ranks == list(range(1, ROWS + 1))
 
 
-def test_another_rds_is_another_selection(project: Path) -> None:
-    run(project, *RDS)
-    inputs = project / "runs/tiny/select/stage.json"
+def test_another_rds_is_another_selection(copy: Path) -> None:
+    run(copy, *RDS, until="select")
+    inputs = copy / "runs/tiny/select/stage.json"
     assert "score/rds" in json.loads(inputs.read_text())["identity"]["inputs"]
-    run(project, *METHODS)
+    run(copy, *METHODS, until="select")
     assert "score/rds" not in json.loads(inputs.read_text())["identity"]["inputs"]
 
 
-def test_random_rows_resemble_the_diverse_selection(project: Path) -> None:
-    found = run(project, *RDS, "--select.method", "random-matched")
+def test_random_rows_resemble_the_diverse_selection(copy: Path) -> None:
+    found = run(copy, *RDS, "--select.method", "random-matched")
     assert found.selection["selected"].to_pylist().count(True) == ROWS
     assert "diversity" not in found.selection["reason"].to_pylist()
     assert "those were selected that stand for the others" not in found.report.read_text()
 
 
 def planted(project: Path, values: list) -> None:
-    """Write the pool anew with a column of vectors."""
-    lines = (project / "pool.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
+    """Write the pool anew with a column of vectors, and settings that find no features."""
+    rows = [json.loads(line) for line in (project / "pool.jsonl").read_text().splitlines()]
     write_rows(
         project / "pool.jsonl",
         [{**row, "vector": value} for row, value in zip(rows, values, strict=True)],
     )
-    shutil.rmtree(project / "runs")
+    text = (project / "igds.yaml").read_text()
+    sections = text[text.index("recall:") : text.index("score:")]
+    (project / "igds.yaml").write_text(text.replace(sections, ""))
 
 
-COLUMN = ("--score.methods", "[igds, length]", "--select.diversity.column", "vector")
+LENGTH = ("--score.methods", "[length]", "--select.method", "length")
+COLUMN = (*LENGTH, "--select.diversity.column", "vector")
 
 
 def test_of_planted_groups_one_row_each_is_kept(project: Path) -> None:
@@ -107,8 +109,7 @@ def test_of_planted_groups_one_row_each_is_kept(project: Path) -> None:
     whole = ("--select.budget.rows", "6", "--select.diversity.candidates", "10")
     found = run(project, *COLUMN, *whole)
     assert sorted(group[found.selection["selected"].to_numpy()]) == list(range(6))
-    text = found.report.read_text()
-    assert "the vectors in the column vector" in text
+    assert "the vectors in the column vector" in found.report.read_text()
 
 
 def test_rows_without_a_vector_are_said_and_strata_choose_for_themselves(project: Path) -> None:
@@ -126,13 +127,14 @@ def test_rows_without_a_vector_are_said_and_strata_choose_for_themselves(project
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("column", "said"),
     [
-        (("--select.diversity.column", "nothing"), "has a value in the column 'nothing'"),
-        (("--select.diversity.column", "question"), "its column 'question' is no list of numbers"),
-        (("--select.diversity.column", "rds"), "whose vectors are made when score.methods names"),
+        ("nothing", "has a value in the column 'nothing'"),
+        ("question", "its column 'question' is no list of numbers"),
+        ("rds", "whose vectors are made when score.methods names"),
     ],
 )
-def test_a_column_that_holds_no_vectors_is_refused(project: Path, options, said) -> None:
+def test_a_column_that_holds_no_vectors_is_refused(project: Path, column: str, said: str) -> None:
+    planted(project, [[1.0]] * 60)
     with pytest.raises((RequestError, ValueError), match=said):
-        run(project, "--score.methods", "[igds, length]", *options)
+        run(project, *LENGTH, "--select.diversity.column", column)
