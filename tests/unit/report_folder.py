@@ -39,6 +39,7 @@ data:
   overlap: {overlap}
 recall:
   min_frequency: 0.8
+  candidates: frequent
 """
 
 
@@ -326,6 +327,7 @@ def _select(folder: Path, plan: Plan, rng: np.random.Generator) -> None:
     summary = {
         "method": "igds",
         "budget": {"ratio": "0.2", "rows": None, "tokens": None},
+        "diversity": None,
         "scored": n,
         "selected": kept,
         "reasons": {"top": kept, "budget": n - kept, "status": 7},

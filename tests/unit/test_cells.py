@@ -26,6 +26,8 @@ def config(*grid: Grid, **changes: object) -> Config:
             "other": "--saes.0.path other",
             "fast": "--finetune.learning-rate 1e-3",
             "late": "--recall.min-frequency 0.9",
+            "norecall": "--recall.candidates random",
+            "spread": "--select.diversity.column rds",
         },
     )
     made = Config(
@@ -140,3 +142,16 @@ def test_a_contrast_of_an_arm_with_itself_is_refused() -> None:
         Grid(arms=("igds",), contrasts=(Contrast(arm="igds", against="igds"),))
     with pytest.raises(ValueError, match="published names 'full'"):
         Grid(arms=("igds",), published={"full": 1.0})
+
+
+def test_random_candidates_are_another_run_and_vectors_of_a_method_another_score() -> None:
+    plan = plan_cells(config(Grid(arms=("igds", "igds@norecall", "igds@spread", "random@spread"))))
+    assert [name for name in plan.shared if "norecall" in name] == ["shared-norecall"]
+    assert plan.shared["shared-norecall"].recall == Recall(candidates="random")
+    assert plan.shared["shared"].recall == Recall()
+    scored = {name: made.score.methods for name, made in plan.shared.items()}
+    assert scored == {"shared": ("igds", "rds", "random"), "shared-norecall": ("igds",)}
+    for cell in plan.cells:
+        made = plan.cell_config(cell)
+        made.check_stages(["select"])
+        assert (made.select.diversity is not None) == ("spread" in cell.arm)

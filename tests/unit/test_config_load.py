@@ -23,6 +23,7 @@ recall: {}
 intervene: {}
 score: {}
 """
+DIVERSE = "select: {diversity: {column: rds, candidates: 1.5}}"
 
 
 @pytest.fixture
@@ -149,6 +150,12 @@ def test_two_command_line_budgets_are_refused(load: Any) -> None:
         ("select: {budget: {ratio: .inf}}", ["select.budget.ratio is inf, expected a number"]),
         ("select: {budget: {rows: 0}}", ["select.budget.rows must be at least 1"]),
         ("select: {budget: {tokens: 2.5}}", ["select.budget.tokens is 2.5"]),
+        ("select: {diversity: {}}", ["select.diversity.column is missing"]),
+        ("select: {diversity: {column: ''}}", ["select.diversity.column must not be empty"]),
+        (
+            "select: {diversity: {column: v, candidates: 0.9}}",
+            ["select.diversity.candidates must be at least 1, not 0.9"],
+        ),
         ("seed: -1", ["seed must be at least 0"]),
         ("name: second", ["duplicate key", "line 12"]),
     ],
@@ -224,6 +231,7 @@ def test_wrong_changes_are_named(load: Any, old: str, new: str, word: str) -> No
         ("  pool: [{path: pool.jsonl}", "  test: [{path: a}", "score", "needs the section data.po"),
         ("score: {}", "select: {}", "select", "select needs the section score"),
         ("score: {}", "score: {}\nselect: {method: random}", "select", "select.method is 'random'"),
+        ("score: {}", f"score: {{}}\n{DIVERSE}", "select", "select.diversity.column is rds"),
     ],
 )
 def test_gaps_matter_to_the_stages_that_run(
@@ -378,3 +386,21 @@ def test_rows_of_one_prompt_are_a_word_or_a_number(load: Any, value: str | int) 
 )
 def test_refused_rows_of_one_prompt(load: Any, value: str, words: str) -> None:
     assert words in refusal(load, f"{BASE}select: {{per_prompt: {value}}}")
+
+
+def test_a_diverse_choice_is_of_the_vectors_of_a_method_or_a_column(load: Any) -> None:
+    config = load(BASE.replace("score: {}", f"score: {{methods: [igds, rds]}}\n{DIVERSE}")).config
+    config.check_stages(["select"])
+    assert config.select.diversity.candidates == Decimal("1.5")
+    assert load(dump_yaml(config)).config == config
+    column = load(BASE, "--select.diversity.column", "vector").config
+    column.check_stages(["select"])
+    assert column.select.diversity.candidates == 2
+
+
+def test_a_diverse_choice_and_quotas_do_not_go_together(load: Any) -> None:
+    quota = BASE.replace("{path: pool.jsonl}", "{path: pool.jsonl, quota: 0.5}")
+    load(quota)
+    said = refusal(load, f"{quota}select: {{diversity: {{column: vector}}}}")
+    assert "select.diversity does not go with a quota in data.pool" in said
+    assert "select.stratify: source" in said

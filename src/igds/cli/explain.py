@@ -31,7 +31,7 @@ class Explain:
     row_id: Positional[str | None] = None
     """Row id, as in select/selection.parquet, or enough of its beginning to be the only one."""
     rank: int | None = None
-    """Rank of the row, 1 for the highest pool score, in place of its id."""
+    """Rank of the row, 1 is the first, in place of its id."""
 
     def execute(self, overrides: Sequence[str]) -> None:  # noqa: ARG002
         """Print the facts, one a line, then the prompt and the response."""

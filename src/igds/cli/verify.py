@@ -59,8 +59,8 @@ class Verify:
         print_table(_COLUMNS, map(_row, verdicts))
         for one in verdicts:
             print(f"{one['feature']} {one['position']}: {one['reason']}")
-        tau = file.config.recall.min_frequency if file.config.recall else None
-        for name, frequency in _not_recalled(verdicts).items():
+        tau = file.config.recall.min_frequency if file.config.recall else 0.0
+        for name, frequency in _not_recalled(verdicts, tau).items():
             print(f"note: {name} is not recalled: its frequency {frequency:.3f} is under {tau:g}")
         again = reading_words(json.loads((run.folder.path / "verify/verdicts.json").read_bytes()))
         if again:
@@ -83,6 +83,6 @@ def _row(one: Mapping[str, Any]) -> list[object]:
     ]
 
 
-def _not_recalled(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return feature -> frequency of those that recall leaves out."""
-    return {one["feature"]: one["frequency"] for one in verdicts if not one["recalled"]}
+def _not_recalled(verdicts: Sequence[Mapping[str, Any]], tau: float) -> dict[str, float]:
+    """Return feature -> frequency of those that are too rare to be recalled."""
+    return {one["feature"]: one["frequency"] for one in verdicts if one["frequency"] < tau}

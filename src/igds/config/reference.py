@@ -156,6 +156,8 @@ def _default_words(spec: Field[Any]) -> str:
         return "absent"
     if is_dataclass(value):
         return "its defaults"
+    if isinstance(value, Decimal):
+        return f"`{value}`"
     return f"`{json.dumps(to_plain(value), ensure_ascii=False)}`"
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 from igds.config.checks import at_least, finite, not_empty
 from igds.config.experiment import Experiment
 from igds.config.inputs import SAE, Data, Model, Prompts, Task
-from igds.config.scoring import RANDOM_MATCHED, USE_FEATURES, Score, Select
+from igds.config.scoring import KEEPS_VECTORS, RANDOM_MATCHED, USE_FEATURES, Score, Select
 from igds.config.training import Evaluate, Finetune
 from igds.errors import did_you_mean
 
@@ -27,6 +27,10 @@ class Recall:
 
     min_frequency: float = 0.8
     """Smallest share of prior prompts, 0-1, on which a recalled feature is active (tau)."""
+    candidates: Literal["frequent", "random"] = "frequent"
+    """Features that go on to interventions. frequent: those of that frequency. random: of each SAE
+    as many as are of that frequency, drawn by the seed from all of its features, even those that no
+    prompt activates: a control, which asks what recall is worth."""
 
     def __post_init__(self) -> None:
         """Refuse a share out of range."""
@@ -261,6 +265,12 @@ class Config:
                 raise ValueError(f"saes names {count} SAEs for block {layer}: one a block")
         if self.data.has_chat and not self.prompts.chat_template:
             raise ValueError("prompts needs chat_template: true, as data has rows of messages")
+        quotas = any(source.quota is not None for source in self.data.pool)
+        if quotas and self.select and self.select.diversity:
+            raise ValueError(
+                "select.diversity does not go with a quota in data.pool, which leaves nothing to "
+                "choose from: share the budget by select.stratify: source"
+            )
 
     def check_stages(self, stages: Collection[str]) -> None:
         """Refuse stages whose inputs no section makes; what other stages lack does not matter.
@@ -302,4 +312,9 @@ class Config:
             raise ValueError(
                 f"select.method is {method!r}, and score.methods does not name {needed!r}; "
                 f"{did_you_mean(needed, self.score.methods)}"
+            )
+        if self.select.reads_vectors and KEEPS_VECTORS not in self.score.methods:
+            raise ValueError(
+                f"select.diversity.column is {KEEPS_VECTORS}, whose vectors are made when "
+                "score.methods names it"
             )

@@ -40,6 +40,8 @@ READ_RESPONSES = ("loss", "ifd", "superfilter", "rds")
 """Methods that run the whole model over prompt and response."""
 RATIOS = ("ifd", "superfilter")
 """Of those, the methods that compare a response with and without its prompt."""
+KEEPS_VECTORS = "rds"
+"""The method that keeps a vector a row."""
 METHODS = (
     *READ_PROMPTS,
     *READ_RESPONSES,
@@ -143,6 +145,23 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Diversity:
+    """Of the best rows, keep those that stand for the others: greedy facility location."""
+
+    column: str
+    """Where the rows' vectors are: rds, those which that method keeps (name it in `score.methods`),
+    or a column of the pool's rows that holds lists of numbers, all of one length."""
+    candidates: Decimal = Decimal(2)
+    """How many times the budget of best rows enter the choice, 1 or more; where that is the whole
+    pool, the pool score decides nothing."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty name, and fewer candidates than rows to keep."""
+        not_empty(self, "column")
+        at_least(self, 1, "candidates")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Select:
     """Which rows are kept."""
 
@@ -158,8 +177,16 @@ class Select:
     stratify: str | None = None
     """Share the budget over strata in proportion to their rows and rank within each: length
     (tenths of the pool by prompt tokens), source, or a column of the pool's rows."""
+    diversity: Diversity | None = None
+    """Choose among more of the best rows than are kept, within each stratum; by rank alone when
+    absent."""
 
     def __post_init__(self) -> None:
         """Refuse a number of rows below 1."""
         if self.per_prompt not in ("all", "one"):
             at_least(self, 1, "per_prompt")
+
+    @property
+    def reads_vectors(self) -> bool:
+        """Return whether it needs the vectors that a method keeps."""
+        return self.diversity is not None and self.diversity.column == KEEPS_VECTORS

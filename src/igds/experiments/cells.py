@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -14,6 +14,7 @@ from igds.config.load import changed
 from igds.config.schema import Config
 from igds.config.scoring import (
     DRAWN,
+    KEEPS_VECTORS,
     RANDOM_MATCHED,
     READ_PROMPTS,
     USE_FEATURES,
@@ -144,7 +145,8 @@ def plan_cells(config: Config) -> Plan:
         shared_of[name] = label
         shared[label] = made
     for label, made in shared.items():
-        methods = _methods(cell for cell in listed if shared_of[split_arm(cell.arm)[1]] == label)
+        own = [cell for cell in listed if shared_of[split_arm(cell.arm)[1]] == label]
+        methods = _methods(own, variants)
         shared[label] = _with_methods(replace(made, name=label), config, methods)
     return Plan(
         config=config,
@@ -185,13 +187,16 @@ def _with_methods(made: Config, config: Config, methods: tuple[str, ...]) -> Con
     return replace(made, score=score, recall=None, intervene=None)
 
 
-def _methods(listed: Iterator[Cell]) -> tuple[str, ...]:
+def _methods(listed: Sequence[Cell], variants: Mapping[str | None, Config]) -> tuple[str, ...]:
     """Return the methods that score the pool for these cells."""
     found: dict[str, None] = {}
     for cell in listed:
         if cell.arm == ORIGINAL:
             continue
         found[_WHOLE.method if cell.budget is None else scored_by(cell.method)] = None
+        select = variants[split_arm(cell.arm)[1]].select
+        if cell.budget and select and select.reads_vectors:
+            found[KEEPS_VECTORS] = None
     return tuple(found)
 
 

@@ -16,6 +16,7 @@ from igds.config.experiment import ORIGINAL
 from igds.config.identity import dump_yaml, to_plain
 from igds.config.load import ConfigFile
 from igds.config.schema import Config
+from igds.config.scoring import KEEPS_VECTORS
 from igds.data.identity import source_identity
 from igds.evaluation.results import TUNED
 from igds.experiments.cells import Cell, Plan, cell_identity, plan_cells, scored_by
@@ -226,8 +227,12 @@ def _trained(file: ConfigFile, shared: Path, folder: RunFolder) -> dict[str, Any
     selection = read_json(folder.path / "select" / "summary.json") or {}
     selected = folder.table("select/selection.parquet")["selected"].to_numpy()
     assert file.config.select is not None, "a cell that trains selects first"
+    costs = selection_costs(file, shared)
+    cost = costs[scored_by(file.config.select.method)]
+    if file.config.select.reads_vectors:
+        cost = {**cost, "score": cost["score"] + costs[KEEPS_VECTORS]["score"]}
     return {
-        "cost": selection_costs(file, shared)[scored_by(file.config.select.method)],
+        "cost": cost,
         "trained": {name: summary[name] for name in kept},
         "selection": {
             **selection,

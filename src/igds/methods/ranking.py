@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Int
+from jaxtyping import Float32, Int
 
 from igds.data.columns import column_values
 from igds.data.index import load_index
@@ -149,6 +149,19 @@ def _balanced(given: _Given) -> BalancedRanker:
         given.ranking["seed"],
         given.ranking["stream"],
     )
+
+
+def unit_vectors(folder: Path, places: Int[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows d"]:
+    """Return the vectors of some rows of the pool, of length 1; NaN for a row without one.
+
+    Args:
+        folder: `score/rds`.
+        places: of the rows.
+    """
+    column = _embeddings(folder, "shard").take(pa.array(places))
+    found = np.full((len(places), column.type.list_size), np.nan, dtype=np.float32)
+    found[column.is_valid().to_numpy()] = as_matrix(column.drop_null())
+    return found
 
 
 def _embeddings(folder: Path, kind: str) -> pa.ChunkedArray:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from igds.data.seeds import seeded_bits
 from igds.data.tokens import check_texts, encode_prompts
 from igds.features import FeatureId
 from igds.reading.residuals import residuals_at_read
@@ -100,17 +101,26 @@ def recall(
     return pa.concat_tables(tables)
 
 
-def feature_statistics(sae: SAE, sets: PromptSets, min_frequency: float) -> pa.Table:
+def feature_statistics(
+    sae: SAE, sets: PromptSets, min_frequency: float, random_seed: int | None = None
+) -> pa.Table:
     """Return one row a feature of the SAE, with the columns of `recall/features.parquet`.
 
     A feature is recalled when the share of prior prompts on which its activation is over 0 is at
     least `min_frequency` (eq. 2). Specificity is the AUROC of the activation between task and
     control rows in the task's template; the other two AUROCs are `TEMPLATE_CELLS`. All are null
     where there are no such prompts, and for features that are not recalled.
+
+    Args:
+        sae: its features are measured.
+        sets: residuals at its block.
+        min_frequency: share of prompts, 0-1.
+        random_seed: take in place of the recalled features as many random ones; None takes none.
     """
     prior = _summary(sae, sets.prior)
-    frequency = prior["frequency"]
-    recalled = frequency >= min_frequency
+    recalled = prior["frequency"] >= min_frequency
+    if random_seed is not None:
+        recalled = _drawn(sae, int(recalled.sum()), random_seed)
     columns: dict[str, np.ndarray | list[str]] = {
         "feature": [str(FeatureId(sae.layer, index)) for index in range(sae.d_sae)],
         "layer": np.full(sae.d_sae, sae.layer, dtype=np.int32),
@@ -121,6 +131,15 @@ def feature_statistics(sae: SAE, sets: PromptSets, min_frequency: float) -> pa.T
         "recalled": recalled,
     }
     return pa.table({name: pa.array(column, from_pandas=True) for name, column in columns.items()})
+
+
+def _drawn(sae: SAE, count: int, seed: int) -> Bool[np.ndarray, " d_sae"]:
+    """Return which features a seeded draw takes, of all that the SAE has; more hold every fewer."""
+    names = [str(FeatureId(sae.layer, index)) for index in range(sae.d_sae)]
+    order = sorted(range(sae.d_sae), key=lambda k: seeded_bits(seed, "recall/random", names[k]))
+    drawn = np.zeros(sae.d_sae, dtype=bool)
+    drawn[order[:count]] = True
+    return drawn
 
 
 def _summary(sae: SAE, residuals: Float[Tensor, "prompts d_model"]) -> dict[str, np.ndarray]:

@@ -54,6 +54,7 @@ def card(run: Run, feature: FeatureId) -> dict[str, Any]:
         "outcome": intervene.outcome.upper(),
         "reason": intervene.reason,
         "reread": intervene.reread or None,
+        "candidates": recall.candidates,
         "feature_ref": asdict(ref),
         "neuronpedia_id": sae.neuronpedia_id,
         "model": {name: run.manifest["model"].get(name) for name in ("id", "revision")},

@@ -60,7 +60,7 @@ def read_run(folder: Path, token_activations: Path) -> Run:
         config_text=public(text),
         manifest=_manifest(folder / "manifest.json"),
         index=_index(folder / "index" / "summary.json"),
-        recall=_recall(folder / "recall") if (folder / "recall").is_dir() else None,
+        recall=_recall(folder / "recall", config) if (folder / "recall").is_dir() else None,
         intervene=_intervene(folder / "intervene") if (folder / "intervene").is_dir() else None,
         transfer=_transfer(folder / "transfer") if trained else None,
         methods=_methods(folder / "score"),
@@ -100,13 +100,14 @@ def _index(path: Path) -> dict[str, Any]:
     return summary
 
 
-def _recall(folder: Path) -> Recall:
+def _recall(folder: Path, config: Mapping[str, Any]) -> Recall:
     path = folder / "features.parquet"
     every = read_table(path, ("layer", "frequency", "recalled"))
     layers = every.column("layer").to_numpy()
     recalled = every.column("recalled").to_numpy(zero_copy_only=False).astype(bool)
     counts = Counter(layers[recalled].tolist())
     return Recall(
+        candidates=config["recall"]["candidates"],
         features=_recalled_features(path),
         per_layer={layer: counts[layer] for layer in np.unique(layers).tolist()},
         measured=every.num_rows,
@@ -306,7 +307,8 @@ def _pool(folder: Path) -> Pool:
     index = read_parts(folder / "index", "rows-*.parquet", ("row_id", "n_prompt_tokens"))
     if not selection.column("row_id").equals(index.column("row_id")):
         raise RequestError(f"{path} is not of this index: run `igds select` again")
-    plain = ("method", "budget", "scored", "reasons", "tied_at_cut", "tied_at_cut_selected")
+    counts = ("scored", "reasons", "tied_at_cut", "tied_at_cut_selected")
+    plain = ("method", "budget", "diversity", *counts)
     numbers = ("cut", "share_zero", "spearman_prompt_length")
     summary = read_json(folder / "select" / "summary.json", (*plain, *numbers, "selected"))
     return Pool(

@@ -66,12 +66,12 @@ WORDS_SHOWN = 12
 
 
 def recalled_per_layer(recall: Recall) -> str:
-    """Return bars: recalled features of each block that has an SAE."""
+    """Return bars: recalled or drawn features of each block that has an SAE."""
     import matplotlib
     import matplotlib.ticker
 
     with matplotlib.rc_context(STYLE):
-        figure, axes = _canvas("Decoder block", "Recalled features")
+        figure, axes = _canvas("Decoder block", "Features" if recall.drawn else "Recalled features")
         layers = list(recall.per_layer)
         bars = axes.bar(
             [str(layer) for layer in layers],
@@ -147,7 +147,7 @@ def positive_features(found: Sequence[Positive], named: Sequence[FeatureId]) -> 
 
 
 def score_distribution(pool: Pool) -> str:
-    """Return a histogram of pool scores, selected rows filled, with the cut."""
+    """Return a histogram of pool scores, selected rows filled, with the cut if there is one."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
@@ -161,7 +161,7 @@ def score_distribution(pool: Pool) -> str:
             color=[ACCENT, SOFT],
             rwidth=0.9,
         )
-        if pool.n_selected:
+        if pool.n_selected and not pool.diversity:
             axes.axvline(pool.cut, color=INK, linewidth=1)
             _cut_label(axes, pool.cut)
         axes.margins(x=0.02, y=0.14)

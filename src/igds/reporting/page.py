@@ -89,6 +89,12 @@ def render(run: Run) -> str:
 def stamps(run: Run) -> list[Stamp]:
     """Return all that a reader must know before any number."""
     found = []
+    if run.recall and run.recall.drawn:
+        words = (
+            "The features of this run are not recalled but drawn at random (recall.candidates: "
+            "random). It is a control: what it shows, random features show."
+        )
+        found.append(Stamp(words="RANDOM CANDIDATES", lines=(words,)))
     if run.intervene and run.intervene.outcome == "unconfirmed":
         words = (
             "No feature is confirmed. The features, pool scores and selection "

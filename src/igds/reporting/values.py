@@ -56,6 +56,8 @@ class Quality:
 class Recall:
     """The recall stage."""
 
+    candidates: str
+    """`frequent`; or `random`, where features were drawn in place of those that are recalled."""
     features: dict[FeatureId, Recalled]
     """Recalled features only, by layer and index."""
     per_layer: dict[int, int]
@@ -65,6 +67,16 @@ class Recall:
     highest_frequency: float
     quality: dict[int, Quality]
     """Block -> quality of its SAE."""
+
+    @property
+    def drawn(self) -> bool:
+        """Return whether the features were drawn at random."""
+        return self.candidates == "random"
+
+    @property
+    def silent(self) -> int:
+        """Return how many of the features are active on no prior prompt."""
+        return sum(feature.frequency == 0 for feature in self.features.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +251,8 @@ class Pool:
     """Prompt tokens, NaN where the prompt was never tokenized."""
     method: str
     budget: dict[str, Any]
+    diversity: dict[str, Any] | None
+    """How rows were chosen among the best; None by rank alone."""
     scored: int
     """Rows with a pool score."""
     n_selected: int
@@ -253,6 +267,11 @@ class Pool:
     """Share of pool scores that are exactly 0."""
     spearman_prompt_length: float
     """Rank correlation of pool score and prompt tokens, -1 to 1; NaN when one is constant."""
+
+    @property
+    def candidates(self) -> int:
+        """Return how many of the best rows a diverse choice was made among."""
+        return self.n_selected + self.reasons.get("diversity", 0)
 
     @property
     def cut_in_tie(self) -> bool:

@@ -11,13 +11,17 @@ from jaxtyping import Bool, Float, Int, UInt64
 
 from igds.config.scoring import Budget
 from igds.errors import RequestError
+from igds.selection.diversity import Diverse
 from igds.selection.quotas import Quotas
-from igds.selection.strata import shares
+from igds.selection.strata import Taken, shares, that_fit, turns
 
-REASONS = ("top", "tie", "budget", "quota", "per_prompt", "duplicate", "status")
+REASONS = (
+    "top", "tie", "diversity", "budget", "no_vector", "quota", "per_prompt", "duplicate", "status"
+)  # fmt: skip
 """Why a row is in or out: `top` and `tie` may be selected; `tie` has the very score at the cut;
-`quota` is over the share of its source; `per_prompt` has enough better rows of its prompt."""
-LEFT_OUT = ("quota", "per_prompt", "duplicate", "status")
+`diversity` was a candidate that others stand for; `no_vector` would have been one; `quota` is over
+the share of its source; `per_prompt` has enough better rows of its prompt."""
+LEFT_OUT = ("no_vector", "quota", "per_prompt", "duplicate", "status")
 """Reasons of rows that could not be chosen."""
 
 
@@ -26,7 +30,8 @@ class Selection:
     """The result for every row, in pool order."""
 
     rank: Int[np.ndarray, " rows"]
-    """1 is the highest pool score; 0 for a row without a score."""
+    """1 is the highest pool score, or with a diverse choice the row chosen first: kept rows then
+    come in the order of the choice, all others behind them. 0 for a row without a score."""
     selected: Bool[np.ndarray, " rows"]
     """Whether the row is kept."""
     reason: list[str]
@@ -34,7 +39,8 @@ class Selection:
     cut: float | None
     """Lowest pool score kept."""
     at_cut: Bool[np.ndarray, " rows"]
-    """Rows that could be chosen and have the very score of the last row kept, in their stratum."""
+    """Rows that could be chosen and have the very score of the last row kept, in their stratum;
+    none of a diverse choice, which no score cuts off."""
 
 
 def rows_to_keep(budget: Budget, n_ok: int) -> int | None:
@@ -77,6 +83,7 @@ def choose(
     per_prompt: int = 1,
     quotas: Quotas | None = None,
     strata: Int[np.ndarray, " rows"] | None = None,
+    diversity: Diverse | None = None,
 ) -> Selection:
     """Return which rows a budget keeps.
 
@@ -92,6 +99,7 @@ def choose(
         quotas: shares of the budget that single sources may take; None sets no limit.
         strata: number of each row's stratum; the budget is shared over them in proportion to the
             rows (for a `tokens` budget: the tokens) that can be chosen. None is one stratum.
+        diversity: how rows are chosen among the best of a stratum; None takes the best.
 
     Raises:
         RequestError: the pool has fewer eligible rows than the budget asks for, or the first row
@@ -104,31 +112,27 @@ def choose(
         eligible = unique[_earlier_equals(prompt[unique]) < per_prompt]
     distinct = eligible
     wanted = rows_to_keep(budget, n_ok)
+    cost = n_tokens if wanted is None else np.ones_like(n_tokens)
+    total = int(budget.tokens or 0) if wanted is None else wanted
     if quotas is not None:
-        by_rows = wanted is not None
-        cost = np.ones_like(n_tokens) if by_rows else n_tokens
-        eligible = distinct[quotas.within(distinct, cost, wanted or int(budget.tokens or 0))]
+        eligible = distinct[quotas.within(distinct, cost, total)]
     _check_enough(1 if wanted is None else wanted, eligible, distinct, unique, order, n_ok)
-    groups = _groups(eligible, strata)
-    counts = _counts(groups, n_tokens, wanted, budget)
     reason = np.full(len(pool_score), "status", dtype=object)
     reason[order] = "duplicate"
     reason[unique] = "per_prompt"
     reason[distinct] = "quota"
     reason[eligible] = "budget"
+    taken = _taken(_groups(eligible, strata), pool_score, cost, total, diversity)
     selected = np.zeros(len(pool_score), dtype=bool)
     at_cut = np.zeros(len(pool_score), dtype=bool)
-    for group, count in zip(groups, counts, strict=True):
-        chosen, left = group[:count], group[count:]
-        selected[chosen], reason[chosen] = True, "top"
-        if not len(chosen):
-            continue
-        tied = group[pool_score[group] == pool_score[chosen[-1]]]
-        at_cut[tied] = True
-        if len(left) and pool_score[left[0]] == pool_score[chosen[-1]]:
-            reason[tied] = "tie"
+    for one in taken:
+        selected[one.rows] = at_cut[one.at_cut] = True
+        for word, rows in one.reasons.items():
+            reason[rows] = word
+    _check_filled(budget, wanted, int(selected.sum()))
+    first = order[:0] if diversity is None else turns(taken)
     rank = np.zeros(len(pool_score), dtype=np.int64)
-    rank[order] = np.arange(1, len(order) + 1)
+    rank[np.concatenate([first, order[~np.isin(order, first)]])] = np.arange(1, len(order) + 1)
     return Selection(
         rank=rank,
         selected=selected,
@@ -147,29 +151,42 @@ def _groups(
     return [eligible[strata[eligible] == one] for one in np.unique(strata[eligible])]
 
 
-def _counts(
+def _taken(
     groups: Sequence[np.ndarray],
-    n_tokens: Int[np.ndarray, " rows"],
-    wanted: int | None,
-    budget: Budget,
-) -> list[int]:
-    """Return how many rows each stratum keeps."""
-    if wanted is not None:
-        return shares(wanted, np.array([len(group) for group in groups])).tolist()
-    limits = shares(
-        int(budget.tokens or 0), np.array([int(n_tokens[group].sum()) for group in groups])
-    )
-    counts = [
-        _rows_that_fit(n_tokens[group], int(limit))
-        for group, limit in zip(groups, limits, strict=True)
-    ]
-    if not any(counts):
-        best = min(int(n_tokens[group[0]]) for group in groups)
+    pool_score: Float[np.ndarray, " rows"],
+    cost: Int[np.ndarray, " rows"],
+    total: int,
+    diversity: Diverse | None,
+) -> list[Taken]:
+    """Return what is chosen of each stratum, whose part of the budget goes by what its rows cost.
+
+    Raises:
+        RequestError: the best row alone is over each stratum's part.
+    """
+    limits = shares(total, np.array([int(cost[group].sum()) for group in groups])).tolist()
+    best = [int(cost[group[0]]) for group in groups]
+    if all(one > limit for one, limit in zip(best, limits, strict=True)):
         raise RequestError(
-            f"select.budget.tokens is {budget.tokens}, but the best row alone has {best} tokens: "
+            f"select.budget.tokens is {total}, but the best row alone has {min(best)} tokens: "
             "raise the budget"
         )
-    return counts
+    return [
+        diversity.take(group, cost, limit)
+        if diversity
+        else _best(group, pool_score, that_fit(cost[group], limit))
+        for group, limit in zip(groups, limits, strict=True)
+    ]
+
+
+def _best(
+    group: Int[np.ndarray, " group"], pool_score: Float[np.ndarray, " rows"], count: int
+) -> Taken:
+    """Return the first rows of a stratum, and what has the score of the last of them."""
+    chosen = group[:count]
+    tied = group[pool_score[group] == pool_score[chosen[-1]]] if count else chosen
+    parted = count and tied[-1] != chosen[-1]
+    reasons = {"top": chosen, "tie": tied if parted else tied[:0]}
+    return Taken(rows=chosen, reasons=reasons, at_cut=tied)
 
 
 def _check_enough(
@@ -193,6 +210,21 @@ def _check_enough(
     )
 
 
+def _check_filled(budget: Budget, wanted: int | None, kept: int) -> None:
+    """Raise RequestError when less was chosen than is wanted, as a diverse choice may do."""
+    if kept >= (wanted or 1):
+        return
+    if wanted is None:
+        raise RequestError(
+            f"select.budget.tokens is {budget.tokens}, less than the row has that would be chosen "
+            "first: raise the budget"
+        )
+    raise RequestError(
+        f"the budget asks for {wanted} rows, but only {kept} of the best rows have a vector: raise "
+        "select.diversity.candidates, or lower select.budget"
+    )
+
+
 def _earlier_equals(values: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
     """Return how many values before each equal it."""
     order = np.argsort(values, kind="stable")
@@ -201,8 +233,3 @@ def _earlier_equals(values: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"
     counts = np.empty(len(values), dtype=np.int64)
     counts[order] = places - np.repeat(starts, np.diff(starts, append=len(values)))
     return counts
-
-
-def _rows_that_fit(n_tokens: Int[np.ndarray, " rows"], limit: int) -> int:
-    """Return how many rows, in order, fit into the limit before the first that does not."""
-    return int(np.searchsorted(np.cumsum(n_tokens), limit, side="right"))

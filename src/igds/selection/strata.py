@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 TENTHS = 10
 """Groups of length: each holds about a tenth of the rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What was chosen of one stratum."""
+
+    rows: Int[np.ndarray, " chosen"]
+    """Places of the rows that are kept, in the order of the choice."""
+    reasons: Mapping[str, Int[np.ndarray, " reason"]]
+    """Reason -> places of rows; of several for one row the last holds."""
+    at_cut: Int[np.ndarray, " tied"]
+    """Places of the rows with the very score of the last one kept."""
 
 
 def tenths(
@@ -43,3 +56,14 @@ def shares(budget: int, sizes: Int[np.ndarray, " strata"]) -> Int[np.ndarray, " 
     for stratum in order[: budget - int(found.sum())]:
         found[stratum] += 1
     return found
+
+
+def that_fit(cost: Int[np.ndarray, " rows"], limit: int) -> int:
+    """Return how many rows, in order, fit into the limit before the first that does not."""
+    return int(np.searchsorted(np.cumsum(cost), limit, side="right"))
+
+
+def turns(taken: Sequence[Taken]) -> Int[np.ndarray, " chosen"]:
+    """Return the places of all rows that are kept, the strata taking turns."""
+    turn = np.concatenate([np.arange(len(one.rows)) for one in taken])
+    return np.concatenate([one.rows for one in taken])[np.argsort(turn, kind="stable")]

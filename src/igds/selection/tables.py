@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 from jaxtyping import Bool, Float, Int, UInt64
 
 from igds.config.identity import to_plain
-from igds.config.scoring import Select
+from igds.config.scoring import RANDOM_MATCHED, Select
 from igds.data.seeds import seeded_bits
 from igds.selection.budgets import Selection
 from igds.stats.rank import spearman
@@ -81,10 +81,13 @@ def selection_summary(
     """Return `select/summary.json`: counts, the cut and its ties, and what scores follow."""
     scored = ~np.isnan(scores)
     reasons = pc.value_counts(pa.array(selection.reason)).to_pylist()
+    # Random rows that resemble a diverse selection are not chosen for diversity themselves.
+    diversity = None if settings.method in RANDOM_MATCHED else settings.diversity
     return {
         "method": settings.method,
         "budget": to_plain(settings.budget),
         "stratify": settings.stratify,
+        "diversity": to_plain(diversity),
         "rows": len(rows),
         "ok": int(pc.sum(pc.equal(rows["status"], "ok")).as_py()),
         "scored": int(scored.sum()),

@@ -63,7 +63,14 @@ def run(context: Context) -> None:
         arrays = load_file(stage.path / "residuals" / f"L{layer}.safetensors")
         sets = {name: torch.from_numpy(array) for name, array in arrays.items()}
         n_prior = len(sets["prior"])
-        tables.append(feature_statistics(sae, PromptSets(**sets), settings.min_frequency))
+        tables.append(
+            feature_statistics(
+                sae,
+                PromptSets(**sets),
+                settings.min_frequency,
+                context.config.seed if settings.candidates == "random" else None,
+            )
+        )
         quality[f"L{layer}"] = {
             "release": sae.release,
             "revision": sae.revision,
@@ -83,17 +90,22 @@ def run(context: Context) -> None:
     stage.write_json("quality.json", quality)
     shutil.rmtree(stage.path / "shards")
     stage.commit()
-    for line in _said(features, quality, n_prior):
+    for line in _said(features, quality, n_prior, settings.candidates):
         context.progress.note(line)
 
 
 def _said(
-    features: pa.Table, quality: Mapping[str, Mapping[str, Any]], n_prior: int
+    features: pa.Table, quality: Mapping[str, Mapping[str, Any]], n_prior: int, candidates: str
 ) -> Iterator[str]:
     """Yield the result as one line, and a line for each reason to doubt it."""
-    recalled = Counter(features.filter(features["recalled"])["layer"].to_pylist())
+    chosen = features.filter(features["recalled"])
+    recalled = Counter(chosen["layer"].to_pylist())
     counts = ", ".join(f"{name}: {recalled[int(name[1:])]}" for name in quality)
-    yield f"recall: {recalled.total()} of {len(features)} features recalled ({counts})"
+    done = "drawn at random, as many as recall finds" if candidates == "random" else "recalled"
+    yield f"recall: {recalled.total()} of {len(features)} features {done} ({counts})"
+    silent = pc.sum(pc.equal(chosen["frequency"], 0)).as_py()
+    if silent:
+        yield f"note: {silent} of them are active on no prior prompt"
     if n_prior < MIN_PRIOR:
         yield f"note: {n_prior} prior rows; frequencies want at least {MIN_PRIOR}"
     for name, facts in quality.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
-from igds.config.scoring import RANDOM_MATCHED, Select
-from igds.data.columns import SOURCE, column_values
+from igds.config.scoring import KEEPS_VECTORS, RANDOM_MATCHED, Select
+from igds.data.columns import SOURCE, column_values, column_vectors
 from igds.data.index import load_index
 from igds.data.seeds import seeded_unit
 from igds.exports.jsonl import write_jsonl
 from igds.exports.rows import Chosen
+from igds.methods.ranking import unit_vectors
 from igds.runs.files import read_json
 from igds.selection.budgets import Selection, choose
+from igds.selection.diversity import Diverse
 from igds.selection.quotas import Quotas, source_numbers
 from igds.selection.resembling import resembling_scores
 from igds.selection.strata import TENTHS, numbered, tenths
@@ -40,12 +43,13 @@ def run(context: Context) -> None:
     settings = context.config.select
     assert settings is not None, "the pipeline runs only stages that have a section"
     method = "igds" if settings.method in RANDOM_MATCHED else settings.method
+    scored = {method, KEEPS_VECTORS} if settings.reads_vectors else {method}
     identity = context.stage_identity(
         VERSION,
         select=settings,
         quotas=[source.quota for source in context.config.data.pool],
         seed=context.config.seed,
-        inputs=context.input_identity("index", f"score/{method}"),
+        inputs=context.input_identity("index", *(f"score/{name}" for name in sorted(scored))),
     )
     stage = context.open_stage("select", identity, replace=True, archive=context.archive)
     if stage.done:
@@ -70,12 +74,12 @@ def _chosen(
     context: Context, rows: pa.Table, settings: Select, scores: Float[np.ndarray, " rows"]
 ) -> tuple[Float[np.ndarray, " rows"], Selection]:
     """Return the scores that rank the rows, and the rows kept; the limits are let go of here."""
-    select = partial(choose, **_limits(context, rows, settings))
-    selection = select(scores)
+    limits = _limits(context, rows, settings)
+    selection = choose(scores, **limits, diversity=_diverse(context.run.path, settings))
     if settings.method not in RANDOM_MATCHED:
         return scores, selection
     scores = _random_scores(context, rows, settings, scores, selection)
-    return scores, select(scores)
+    return scores, choose(scores, **limits)
 
 
 def _limits(context: Context, rows: pa.Table, settings: Select) -> dict[str, Any]:
@@ -91,6 +95,17 @@ def _limits(context: Context, rows: pa.Table, settings: Select) -> dict[str, Any
         "quotas": _quotas(context),
         "strata": _strata(context, rows, settings.stratify),
     }
+
+
+def _diverse(run: Path, settings: Select) -> Diverse | None:
+    """Return how rows are chosen among the best, None by rank alone."""
+    if settings.diversity is None:
+        return None
+    if settings.reads_vectors:
+        vectors = partial(unit_vectors, run / "score" / KEEPS_VECTORS)
+    else:
+        vectors = partial(column_vectors, run / "index", settings.diversity.column)
+    return Diverse(candidates=settings.diversity.candidates, vectors=vectors)
 
 
 def _prompts(context: Context) -> Int[np.ndarray, " rows"]:
