@@ -40,8 +40,9 @@ pass of the model, and never the extra `saelens`.
   equally frequent, and amplifying pushes as hard; the direction is another.
 - On what: the prior prompts at the read position, where frequency is defined and recall cuts. Rows
   of validation, control, pool and test are not looked at, so specificity, deltas and the selection
-  are outcomes. Matched on all tokens of a text, a direction would be active at the read position of
-  nearly all prompts or of nearly none, as prompts that end in one cue are much alike there.
+  are outcomes. Matched on all tokens instead, nearly every direction is active on no prompt or on
+  all, as prompts that end in one cue are much alike there (30 prompts of the quickstart, block 15:
+  3,359 of 3,383 directions under 5 % or over 95 %, and 8 recalled where the trained SAE has 24).
 - How: the threshold is in the middle between the last residual that passes and the next. Where the
   namesake is never active it is just above all projections. The encoder's bias sets the strength;
   where projections spread further than the namesake is strong, the feature is `louder`, as every
@@ -51,7 +52,7 @@ pass of the model, and never the extra `saelens`.
   `cfg.json` has both under `untrained`, with the SAE's name and sha256, the seed, and a digest of
   the recall's identity.
 - The decoder bias is the trained SAE's. Nothing was fitted to reconstruct: explained variance is
-  low or negative, and recall and `igds doctor` say so.
+  far below 0 (-24 to -64 in the quickstart's blocks), and recall and `igds doctor` say so.
 
 **Frozen.** `igds saes train CONFIG --decoder frozen --output OTHER` trains the same SAE from the
 same captured residuals (text, steps, l0) but for its decoder, which stays at random unit
