@@ -23,7 +23,6 @@ from igds.doctor.measures import (
     best_scale,
     cue_fit,
     fit_by_block,
-    spread,
     typical,
 )
 from igds.doctor.prompts import Bos, paraphrases_of
@@ -84,14 +83,6 @@ def test_the_fit_of_each_block_leaves_bos_and_sinks_out() -> None:
     assert blocks[3] is None
 
 
-def test_the_spread_is_a_ratio_of_variances() -> None:
-    # The variance adds up over dimensions: 1 + 4 against 4 + 16.
-    x = torch.tensor([[1.0, 2.0], [-1.0, -2.0], [1.0, -2.0], [-1.0, 2.0]])
-    assert spread(x + 7, 2 * x - 3) == pytest.approx(0.25)
-    assert spread(x[:1], x) == 0
-    assert spread(x, x[:1]) == math.inf
-
-
 def test_no_token_is_typical_when_all_are_bos() -> None:
     assert not typical(points(), torch.ones(200, dtype=torch.bool)).any()
 
@@ -137,7 +128,7 @@ def figures(**changes: object) -> LayerFigures:
         "read": QUALITY,
         "tokens": QUALITY,
         "all_tokens": QUALITY,
-        "spread": 0.2,
+        "across": 0.2,
         "published_l0": 60.0,
         "prepend_bos": True,
         "blocks": {4: 0.7, 5: 0.8, 6: 0.7},
@@ -212,7 +203,7 @@ COMMON_ONLY, SILENT = {"cue": with_features(COMMON)}, {"cue": with_features()}
         (READ, (15, 64), "too few prompts to tell: 15 different prior prompts, and it takes 16"),
         ({"read": quality(None)}, (1, 64), "1 different prior prompts, and it takes 16; the resi"),
         ({"read": quality(0.1)}, (15, 64), "; explained variance at the read position is 0.10"),
-        (READ | {"spread": 0.09}, (128, 64), "the prompts are too alike to tell: their variance "),
+        (READ | {"across": 0.25}, (128, 64), "the prior prompts are too alike to tell: explained "),
         (SILENT, (15, 64), "15 different prior prompts, and it takes 16; no feature is active"),
         (COMMON_ONLY, (128, 15), "15 different control prompts, and it takes 16; the pool is"),
         (COMMON_ONLY, (15, 64), "15 different prior prompts, and it takes 16; the pool is"),
@@ -225,7 +216,7 @@ def test_too_few_or_too_alike_prompts_do_not_count_against_a_layer(
     verdict = judged(figures(**changes), BOS, mixed_pool=True, different=different)
     assert verdict.level == "cannot tell"
     assert len(verdict.reasons) == 1 and reason in verdict.reasons[0]
-    enough = judged(figures(**changes | {"spread": 0.1}), BOS, mixed_pool=True, different=(16, 16))
+    enough = judged(figures(**changes | {"across": 0.24}), BOS, mixed_pool=True, different=(16, 16))
     assert enough.level in ("unfit", "doubtful")
     assert enough.reasons == (verdict.reasons[0].partition("; ")[2],)
 

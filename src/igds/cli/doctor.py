@@ -65,8 +65,9 @@ class Doctor:
         if not found.fit and found.untold:
             raise RequestError(
                 f"too few prompts to tell whether {layer_names(found.untold)} fit, or too alike: "
-                f"the reasons are above. It takes {FEW} different rows of data.prior and of "
-                f"data.control, and --prompts {2 * FEW}, as half of that are controls"
+                f"the reasons are above. Give data.prior and data.control {FEW} different rows or "
+                f"more, as unlike each other as the pool's, and --prompts {2 * FEW} or more, "
+                "as half of that are controls"
             )
         if not found.fit:
             raise WorkError("no layer is fit for the method: the reasons are above")

@@ -16,7 +16,6 @@ from igds.doctor.measures import (
     best_scale,
     cue_fit,
     fit_by_block,
-    spread,
     typical,
 )
 from igds.doctor.prompts import Ids, Prompts, leading_bos
@@ -52,9 +51,8 @@ class LayerFigures:
     """Quality on their tokens, without BOS and sinks."""
     all_tokens: Mapping[str, float | None]
     """Quality on their tokens, with both."""
-    spread: float
-    """Variance of the residuals at the read position over that on the tokens, without BOS and
-    sinks: how much the prompts differ where features are read."""
+    across: float | None
+    """Explained variance at the read position, over prior and control prompts together."""
     published_l0: float | None
     """l0 that the release states."""
     prepend_bos: bool | None
@@ -161,16 +159,16 @@ def _figures(
     """Return the figures of one SAE."""
     layer = sae.layer
     tokens, scan = readings.tokens[layer], readings.scan[layer]
-    read, usual = readings.task[0][layer], tokens[typical(tokens, readings.tokens_bos)]
+    read, control = readings.task[0][layer], readings.control[0][layer]
     columns = chosen or _recalled(sae, read, min_frequency)
     return LayerFigures(
         layer=layer,
         release=sae.release,
         d_sae=sae.d_sae,
         read=sae_quality(sae, read),
-        tokens=sae_quality(sae, usual),
+        tokens=sae_quality(sae, tokens[typical(tokens, readings.tokens_bos)]),
         all_tokens=sae_quality(sae, tokens),
-        spread=spread(read, usual),
+        across=sae_quality(sae, torch.cat([read, control]))["explained_variance"],
         published_l0=sae.published_l0,
         prepend_bos=sae.prepend_bos,
         blocks=fit_by_block(sae, readings.scan, readings.scan_bos),

@@ -77,12 +77,6 @@ def typical(
     return ~bos & (norms <= MAX_NORM * norms[~bos].median())
 
 
-def spread(residuals: Float[Tensor, "n d_model"], others: Float[Tensor, "tokens d_model"]) -> float:
-    """Return the variance of residuals over that of others, 0 or more."""
-    own, theirs = (float(x.double().var(dim=0, correction=0).sum()) for x in (residuals, others))
-    return own / theirs if theirs else math.inf
-
-
 def fit_by_block(
     sae: SAE, residuals: Mapping[int, Float[Tensor, "tokens d_model"]], bos: Bool[Tensor, " tokens"]
 ) -> dict[int, float | None]:
