@@ -19,14 +19,13 @@ import numpy as np
 
 from _common import ROOT
 from igds.config.load import load_config
-from igds.experiments.comparison import Arm, Tested, arms, contrasts
+from igds.experiments.comparison import Arm, Tested, adjusted, arms, contrasts
 from igds.experiments.figures import figures
 from igds.experiments.pages import TITLES
 from igds.experiments.results import selected_rows
 from igds.experiments.run import Finished, finished
-from igds.experiments.tables import arm_tables, contrast_table, markdown, primary_metric
+from igds.experiments.tables import arm_tables, contrast_table, markdown, primary_metric, stamps
 from igds.reporting.text import percent
-from igds.stats.crossed import holm
 
 NAMES = ("math", "summarization", "noise-prompt", "noise-response")
 TITLES_OF = {
@@ -69,7 +68,8 @@ def page(found: Mapping[str, Finished]) -> tuple[str, dict[str, bytes]]:
         if not experiment.results:
             continue
         measured = arms(experiment)
-        parts += [f"## {TITLES_OF[name]}", *arm_tables(experiment, measured)]
+        parts += [f"## {TITLES_OF[name]}", *stamps(experiment)]
+        parts += arm_tables(experiment, measured)
         for file, svg in figures(experiment, measured).items():
             drawn[f"small/{name}/{file}"] = svg
             parts.append(f"![{TITLES[file]}](small/{name}/{file})")
@@ -98,9 +98,7 @@ def all_contrasts(found: Mapping[str, Finished]) -> list[Tested]:
         for name, one in found.items()
         for test in contrasts(one)
     ]
-    p = [test.difference.p for test in tested]
-    adjusted = holm(p + [1.0] * (declared - len(p)))
-    return [replace(test, adjusted=q) for test, q in zip(tested, adjusted, strict=False)]
+    return adjusted(tested, declared)
 
 
 def noise_table(name: str, experiment: Finished, measured: Sequence[Arm]) -> str:

@@ -147,18 +147,19 @@ def run_shared(file: ConfigFile, runs: Path, *, overwrite: bool, progress: Progr
     return _run(context, _wanted(context, None, None), None)
 
 
-def run_cell(file: ConfigFile, cell: RunFolder, progress: Progress) -> None:
+def run_cell(file: ConfigFile, cell: RunFolder, *, overwrite: bool, progress: Progress) -> None:
     """Select, fine-tune and evaluate in a cell's folder, from a run that has the scores.
 
     Args:
         file: what `igds.load_config` returns, with the name of the run that has the scores.
         cell: the folder to write.
+        overwrite: as for `run`.
         progress: as for `run`.
 
     Raises:
         RequestError, WorkError: as `run`.
     """
-    context = replace(make_context(file, False, progress), cell=cell)
+    context = replace(make_context(file, overwrite, progress), cell=cell)
     wanted = [name for name in CELL_STAGES if getattr(context.config, name) is not None]
     context.config.check_stages(wanted)
     with RunLock(cell.path), context.executor:

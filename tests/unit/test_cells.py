@@ -27,6 +27,7 @@ def config(*grid: Grid, **changes: object) -> Config:
             "fast": "--finetune.learning-rate 1e-3",
             "late": "--recall.min-frequency 0.9",
             "norecall": "--recall.candidates random",
+            "x": "",
             "spread": "--select.diversity.column rds",
         },
     )
@@ -114,7 +115,7 @@ def test_a_cell_depends_on_what_makes_it_and_on_nothing_else() -> None:
     grid = Grid(arms=("random", "igds", "igds-frequency"))
 
     def identities(sae: str = "x", **changes: object) -> list[dict[str, object]]:
-        inputs = {"data": {}, "saes": {"L1": sae}}
+        inputs = {"contents": {}, "saes": {"L1": sae}}
         plan = plan_cells(config(grid, **changes))
         return [cell_identity(plan.cell_config(cell), inputs) for cell in plan.cells]
 
@@ -128,6 +129,47 @@ def test_a_cell_depends_on_what_makes_it_and_on_nothing_else() -> None:
     by_rate = identities(finetune=Finetune(learning_rate=1.0))
     assert not any(a == b for a, b in zip(before, by_rate, strict=True))
     assert before == identities(name="other", runs_dir="elsewhere")
+    mixed = Data(prior=ROWS, validation=ROWS, control=ROWS, pool=ROWS, test=ROWS, pool_kind="mixed")
+    assert not any(a == b for a, b in zip(before, identities(data=mixed), strict=True))
+
+
+def test_settings_at_their_defaults_are_no_part_of_an_identity() -> None:
+    plan = plan_cells(config(Grid(arms=("random",))))
+    found = cell_identity(plan.cell_config(plan.cells[0]), {})
+    assert found["finetune"] == {} and found["evaluate"] == {"generate": False}
+    assert found["select"] == {"method": "random"}
+
+
+def test_the_whole_pool_has_no_quota() -> None:
+    pool = (replace(ROWS[0], quota=Decimal(1)),)
+    data = Data(prior=ROWS, validation=ROWS, control=ROWS, pool=pool, test=ROWS)
+    plan = plan_cells(config(Grid(arms=("full", "random")), data=data))
+    quotas = {c.arm: plan.cell_config(c).data.pool[0].quota for c in plan.cells}
+    assert quotas == {"full": None, "random": Decimal(1)}
+
+
+def test_cells_that_need_a_run_of_their_own_come_last() -> None:
+    plan = plan_cells(config(Grid(arms=("igds@other", "igds@fast", "igds"), seeds=2)))
+    assert [cell.name for cell in plan.cells][-2:] == ["igds@other_0.2_s0", "igds@other_0.2_s1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [("--name x", "changes name"), ("--experiment.primary comet", "changes experiment"),
+     ("--finetune.engine axolotl", "finetune.engine to trl")],
+)  # fmt: skip
+def test_variants_that_would_be_half_honoured_are_refused(words: str, problem: str) -> None:
+    made = config(Grid(arms=("igds@x",)))
+    assert made.experiment is not None
+    with pytest.raises(RequestError, match=problem):
+        plan_cells(replace(made, experiment=replace(made.experiment, variants={"x": words})))
+
+
+def test_a_primary_metric_that_is_not_measured_is_refused() -> None:
+    made = config(Grid(arms=("igds",)))
+    assert made.experiment is not None
+    with pytest.raises(RequestError, match=r"primary is 'task_score'.*logprob, logprob_answer"):
+        plan_cells(replace(made, experiment=replace(made.experiment, primary="task_score")))
 
 
 def test_an_experiment_needs_its_sections() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from igds.experiments.comparison import arms, contrasts, metrics
 from igds.experiments.figures import correlation_text
 from igds.experiments.results import ITEMS, CellResult, as_bits, selected_rows
 from igds.experiments.run import Finished
-from igds.experiments.tables import arm_table, comparison, markdown, verdict
+from igds.experiments.tables import arm_table, comparison, cost_table, markdown, verdict
 
 ROWS = (Source(path="rows.jsonl"),)
 GRID = Grid(
@@ -33,6 +34,7 @@ SHIFT = {"original": -1.0, "igds": 0.4, "random": 0.0, "loss": 0.0}
 
 def result(items: list[dict[str, object]], pass_at: tuple[int, ...] = ()) -> CellResult:
     facts = {
+        "outcome": "UNCONFIRMED",
         "trained": {"rows": 3, "tokens": 30, "steps": 1},
         "selection": {
             "source_entropy": 0.0, "distinct_2": 0.5, "share_zero": 0.0, "selected": 3, "ok": 15,
@@ -42,7 +44,10 @@ def result(items: list[dict[str, object]], pass_at: tuple[int, ...] = ()) -> Cel
         "seconds": {"finetune": 61.0},
     }  # fmt: skip
     return CellResult(
-        identity={"evaluate": {"pass_at": list(pass_at)}},
+        identity={
+            "evaluate": {"pass_at": list(pass_at)} if pass_at else {},
+            "contents": {"pool": []},
+        },
         facts=facts,
         items=pa.Table.from_pylist(items, schema=ITEMS),
     )
@@ -94,6 +99,7 @@ def test_pairs_of_which_one_is_missing_are_left_out(planted: Finished) -> None:
     kept = {cell: one for cell, one in planted.results.items() if cell != first}
     partial = replace(planted, results=kept)
     assert contrasts(partial)[0].difference.seeds == 2
+    assert verdict(contrasts(partial)[0]) == "2 of 3 seeds: not judged yet"
     seeds = {arm.arm: (len(arm.cells), arm.wanted) for arm in arms(partial)}
     assert seeds["random"] == (2, 3) and seeds["igds"] == (3, 3)
     assert "**9 of 10 cells are finished.**" in comparison(partial, arms(partial))
@@ -103,7 +109,8 @@ def test_pairs_of_which_one_is_missing_are_left_out(planted: Finished) -> None:
 def test_one_seed_is_not_judged(planted: Finished) -> None:
     kept = {cell: one for cell, one in planted.results.items() if cell.seed == 0}
     found = contrasts(replace(planted, results=kept))
-    assert verdict(found[0]) == "one seed: nothing is said"
+    assert verdict(found[0]) == "1 of 3 seeds: not judged yet"
+    assert verdict(replace(found[0], wanted=1)) == "one seed: nothing is said"
 
 
 def test_items_that_one_cell_lacks_are_left_out_of_its_comparisons(planted: Finished) -> None:
@@ -138,8 +145,20 @@ def test_a_cell_of_a_table_cannot_break_it() -> None:
 
 def test_a_correlation_with_a_constant_is_not_defined() -> None:
     rising = np.arange(5.0)
-    assert "not defined" in correlation_text(rising, np.ones(5))
-    assert correlation_text(rising, rising**3).startswith("Spearman 1.00 [1.00, 1.00], n = 5")
+    assert "not defined" in correlation_text(rising, np.ones(5), range(5))
+    found = correlation_text(rising, rising**3, "aabbc")
+    assert found == "Spearman 1.00 [1.00, 1.00], n = 5 fine-tuned models of 3 selections"
+
+
+def test_trainings_on_one_selection_are_drawn_together() -> None:
+    rng = np.random.default_rng(0)
+    level = np.repeat(rng.normal(size=5), 6)
+    x, y = level + 0.01 * rng.normal(size=30), np.repeat(rng.normal(size=5), 6)
+    apart, together = (
+        [float(end) for end in re.findall(r"-?\d\.\d\d", correlation_text(x, y, names))[1:]]
+        for names in (range(30), np.repeat(range(5), 6).tolist())
+    )
+    assert together[1] - together[0] > apart[1] - apart[0] + 0.3
 
 
 def test_selected_rows_survive_as_bits(planted: Finished) -> None:
@@ -147,3 +166,44 @@ def test_selected_rows_survive_as_bits(planted: Finished) -> None:
     assert selected_rows(first).tolist() == [True] * 3 + [False] * 12
     half = replace(first, facts={"selection": {"rows": 9, "bits": as_bits(np.arange(9) % 2 == 0)}})
     assert selected_rows(half).tolist() == [True, False] * 4 + [True]
+
+
+def test_contrasts_that_are_not_measured_yet_count_in_the_family(planted: Finished) -> None:
+    whole = contrasts(planted)
+    kept = {cell: one for cell, one in planted.results.items() if cell.arm != "loss"}
+    (only,) = contrasts(replace(planted, results=kept))
+    assert only.adjusted == pytest.approx(2 * only.difference.p)
+    assert whole[0].adjusted == pytest.approx(2 * whole[0].difference.p)
+
+
+def test_an_arm_that_diverged_has_no_mean_and_no_verdict(planted: Finished) -> None:
+    cell = next(cell for cell in planted.results if cell.name == "igds_0.2_s1")
+    rows = planted.results[cell].items.to_pylist()
+    broken = result([{**row, "value": float("nan")} for row in rows])
+    spoilt = replace(planted, results={**planted.results, cell: broken})
+    assert verdict(contrasts(spoilt)[0]) == "not measured"
+    assert verdict(contrasts(spoilt)[1]) == "no difference found"
+    assert "| igds | 0.2 | 3 | diverged |" in comparison(spoilt, arms(spoilt))
+
+
+def test_the_page_says_what_is_not_confirmed(planted: Finished) -> None:
+    text = comparison(planted, arms(planted))
+    assert "**UNCONFIRMED**: no feature is confirmed behind igds." in text
+
+
+def test_selections_from_other_pools_share_nothing(planted: Finished) -> None:
+    cell = next(cell for cell in planted.results if cell.name == "loss_0.2_s0")
+    other = replace(planted.results[cell], identity={**planted.results[cell].identity})
+    other.identity["contents"] = {"pool": ["another"]}  # type: ignore[index]
+    found = replace(planted, results={**planted.results, cell: other})
+    before, after = (cost_table(one, arms(one)) for one in (planted, found))
+    assert before.count("100.0 %") == 2 and after.count("100.0 %") == 1
+
+
+def test_a_time_that_was_not_written_down_is_not_invented(planted: Finished) -> None:
+    results = {
+        cell: replace(one, facts={**one.facts, "seconds": {}})
+        for cell, one in planted.results.items()
+    }
+    found = replace(planted, results=results)
+    assert cost_table(found, arms(found)).count("| n/a |") >= 3

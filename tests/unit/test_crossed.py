@@ -82,6 +82,8 @@ def test_holm_by_hand() -> None:
     adjusted = holm([0.01, float("nan"), 0.02])
     assert adjusted[0] == pytest.approx(0.02)
     assert math.isnan(adjusted[1])
+    # NaN in the way of sorting: 2 * 0.01, 1 * 0.03.
+    assert holm([0.03, float("nan"), 0.01])[::2] == pytest.approx([0.03, 0.02])
 
 
 def test_no_values_are_refused() -> None:

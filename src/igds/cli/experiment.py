@@ -35,7 +35,7 @@ class Experiment:
         from igds.experiments.comparison import contrasts
         from igds.experiments.pages import write_pages
         from igds.experiments.run import finished, run_experiment
-        from igds.experiments.tables import verdict
+        from igds.experiments.tables import stamps, verdict
 
         if self.tables:
             found = finished(file)
@@ -45,4 +45,6 @@ class Experiment:
         print(f"cells: {len(found.results)} of {len(found.plan.cells)} are finished")
         for one in contrasts(found):
             print(f"{one.arm} - {one.against} at {one.budget}: {verdict(one)}")
+        for line in stamps(found):
+            print(line.replace("*", ""))
         print(f"tables: {page}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from decimal import Decimal
 from io import StringIO
 from pathlib import Path
@@ -34,6 +34,21 @@ def to_plain(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     raise TypeError(f"{type(value).__name__} has no plain form")
+
+
+def chosen(value: Any) -> Any:
+    """Return plain values of a configuration, without those that are their field's default."""
+    if not is_dataclass(value) or isinstance(value, type):
+        if isinstance(value, list | tuple):
+            return [chosen(item) for item in value]
+        return to_plain(value)
+    found = {}
+    for one in fields(value):
+        own = getattr(value, one.name)
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        if own != default:
+            found[one.name] = chosen(own)
+    return found
 
 
 def digest(value: Any) -> str:

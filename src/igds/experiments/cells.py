@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from igds.config.experiment import FULL, ORIGINAL, Experiment, split_arm
-from igds.config.identity import digest, to_plain
+from igds.config.identity import chosen, digest, to_plain
 from igds.config.load import changed
 from igds.config.schema import Config
 from igds.config.scoring import (
@@ -26,6 +26,9 @@ from igds.errors import RequestError
 
 SHARED = "shared"
 """Name of the run that has what cells have in common; other SAEs or data have one of their own."""
+INPUTS = ("contents", "saes", "models", "task_source", "stages")
+"""Parts of a cell's identity that are no settings: rows and weights, and versions of code."""
+_STAGES = ("select", "finetune", "evaluate")
 _WHOLE = Select(budget=Budget(ratio=Decimal(1)), method="random", unique="none")
 """The whole pool, which needs no score; any that every row has will do."""
 
@@ -113,6 +116,9 @@ class Plan:
         }
         if method == ORIGINAL:
             return replace(config, select=None, finetune=None, **changes)
+        if cell.budget is None:  # a share of a source is not for the whole pool
+            pool = tuple(replace(source, quota=None) for source in config.data.pool)
+            changes["data"] = replace(config.data, pool=pool)
         return replace(config, select=self._select(config, cell), **changes)
 
     def _select(self, config: Config, cell: Cell) -> Select:
@@ -127,41 +133,78 @@ def plan_cells(config: Config) -> Plan:
     Raises:
         RequestError: the configuration lacks a section, or a variant is no configuration.
     """
-    for section in ("experiment", "finetune", "evaluate"):
-        if getattr(config, section) is None:
-            raise RequestError(f"igds experiment needs the section {section}")
-    assert config.experiment is not None
-    if config.finetune and config.finetune.engine != "trl":
-        raise RequestError("igds experiment trains its cells itself: set finetune.engine to trl")
+    if config.experiment is None:
+        raise RequestError("igds experiment needs the section experiment")
     listed = cells(config.experiment)
-    variants: dict[str | None, Config] = {None: config}
-    for name, words in config.experiment.variants.items():
-        variants[name] = _variant(config, name, words)
+    used = sorted({split_arm(cell.arm)[1] for cell in listed}, key=lambda name: name or "")
+    words = config.experiment.variants
+    variants = {name: _variant(config, name, words[name]) if name else config for name in used}
+    for made in variants.values():
+        _check(made)
     shared, shared_of, known = {}, {}, {}
-    used = dict.fromkeys(split_arm(cell.arm)[1] for cell in listed)
-    for name in sorted(used, key=lambda name: name is not None):
+    for name in used:
         made = _shared(variants[name])
         label = known.setdefault(digest(made), f"{SHARED}-{name}" if name else SHARED)
         shared_of[name] = label
         shared[label] = made
     for label, made in shared.items():
         own = [cell for cell in listed if shared_of[split_arm(cell.arm)[1]] == label]
+        measures = [variants[split_arm(cell.arm)[1]].evaluate for cell in own]
+        reads = any(one.activations for one in measures if one)
         methods = _methods(own, variants)
-        shared[label] = _with_methods(replace(made, name=label), config, methods)
-    return Plan(
+        shared[label] = _with_methods(replace(made, name=label), methods, reads)
+    # What a variant finds may end it: the cells that need no such run come first.
+    listed.sort(key=lambda cell: shared_of[split_arm(cell.arm)[1]] != SHARED)
+    plan = Plan(
         config=config,
         cells=tuple(listed),
         shared=shared,
         shared_of=shared_of,
         variants=variants,
     )
+    for cell in listed:
+        made = plan.cell_config(cell)
+        made.check_stages([name for name in _STAGES if getattr(made, name) is not None])
+    return plan
+
+
+def _check(config: Config) -> None:
+    """Refuse a configuration whose cells could not be trained, measured or compared."""
+    for section in ("finetune", "evaluate"):
+        if getattr(config, section) is None:
+            raise RequestError(f"igds experiment needs the section {section}")
+    assert config.finetune is not None and config.evaluate is not None
+    assert config.experiment is not None
+    if config.finetune.engine != "trl":
+        raise RequestError("igds experiment trains its cells itself: set finetune.engine to trl")
+    settings, primary = config.evaluate, config.experiment.primary
+    measured = {
+        "logprob": settings.likelihood,
+        "logprob_answer": settings.likelihood,
+        "feature_activation": settings.activations,
+        "task_score": settings.generate,
+        "comet": settings.generate and settings.comet_python is not None,
+        **{f"pass@{k}": settings.generate for k in settings.pass_at},
+    }
+    benchmark = any(primary.startswith(task) for task in settings.lm_eval)
+    if not measured.get(primary, benchmark):
+        known = [name for name, given in measured.items() if given]
+        raise RequestError(
+            f"experiment.primary is {primary!r}, which evaluate does not measure; it measures "
+            f"{', '.join([*known, *settings.lm_eval])}"
+        )
 
 
 def _variant(config: Config, name: str, words: str) -> Config:
+    where = f"experiment.variants.{name}"
     try:
-        return changed(config, shlex.split(words))
+        made = changed(config, shlex.split(words))
     except ValueError as error:
-        raise RequestError(f"experiment.variants.{name}: {error}") from error
+        raise RequestError(f"{where}: {error}") from error
+    for field in ("name", "runs_dir", "experiment"):
+        if getattr(made, field) != getattr(config, field):
+            raise RequestError(f"{where} changes {field}, which all cells have in common")
+    return made
 
 
 def _shared(config: Config) -> Config:
@@ -178,11 +221,10 @@ def _shared(config: Config) -> Config:
     )
 
 
-def _with_methods(made: Config, config: Config, methods: tuple[str, ...]) -> Config:
-    """Return the run with the methods of its cells, and without recall where they need none."""
+def _with_methods(made: Config, methods: tuple[str, ...], reads: bool) -> Config:
+    """Return the run with the methods of its cells, and without recall where none needs it."""
     score = replace(made.score or Score(), methods=methods) if methods else None
-    assert config.evaluate is not None, "plan_cells refuses an experiment without it"
-    if config.evaluate.activations or set(methods) & set(READ_PROMPTS):
+    if reads or set(methods) & set(READ_PROMPTS):
         return replace(made, score=score)
     return replace(made, score=score, recall=None, intervene=None)
 
@@ -210,20 +252,23 @@ def cell_identity(config: Config, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         config: that of the cell.
-        inputs: identities of `data` and `saes`; none where settings alone are asked for.
+        inputs: what the parts named in `INPUTS` are; none where settings alone are asked for.
     """
     method = scored_by(config.select.method) if config.select else None
     assert config.evaluate is not None, "plan_cells refuses an experiment without it"
-    skipped = {"name", "runs_dir", "runtime", "report", "experiment", "data", "saes"}
+    skipped = {"name", "runs_dir", "runtime", "report", "experiment", "saes"}
     # A cell that knows no features does not depend on how they would be found.
     reads = config.evaluate.activations
     if not reads and method not in READ_PROMPTS:
         skipped |= {"recall"}
     if not reads and method not in USE_FEATURES:
         skipped |= {"intervene"}
-    plain = {name: value for name, value in to_plain(config).items() if name not in skipped}
-    if plain["score"]:
+    plain = {name: value for name, value in chosen(config).items() if name not in skipped}
+    if "score" in plain:
         # Which other methods are scored beside a cell's own changes nothing for it.
-        plain["score"] = {name: v for name, v in plain["score"].items() if name != "methods"}
-    used = ("data",) if "recall" in skipped else ("data", "saes")
-    return {**plain, **{name: inputs[name] for name in used if name in inputs}}
+        unused = {"methods"} if method == "zip" else {"methods", "zip"}
+        plain["score"] = {key: v for key, v in plain["score"].items() if key not in unused}
+    if method is None:
+        plain.pop("score", None)
+    used = set(INPUTS) - ({"saes"} if "recall" in skipped else set())
+    return {**plain, **{name: part for name, part in inputs.items() if name in used}}

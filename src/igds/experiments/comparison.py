@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
-from igds.config.experiment import FULL, ORIGINAL, Experiment, Grid
+from igds.config.experiment import FULL, ORIGINAL, Experiment, Grid, split_arm
 from igds.evaluation.results import judges_by_0_and_1
 from igds.experiments.cells import Cell, budget_label
 from igds.experiments.results import CellResult
@@ -44,7 +44,8 @@ class Arm:
     gain: Mapping[str, Crossed]
     """Metric -> difference to the model as it was; empty before that is measured."""
     over_random: Mapping[str, Crossed]
-    """Metric -> difference to random rows at this budget; empty where there are none."""
+    """Metric -> difference to random rows at this budget, of the same variant where the grid has
+    them; empty where there are none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +60,10 @@ class Tested:
     """Of both."""
     difference: Crossed
     """Arm minus the other, over the seeds that both have finished."""
+    wanted: int
+    """Seeds that the grid asks for."""
     adjusted: float
-    """p by Holm over all declared contrasts that are measured; NaN before any seed is."""
+    """p by Holm over all declared contrasts, those that are not measured yet taken as 1."""
 
 
 def arms(finished: Finished) -> list[Arm]:
@@ -72,8 +75,8 @@ def arms(finished: Finished) -> list[Arm]:
         if not done or any(done[0] in other.cells for other in found):
             continue
         original = _cells(finished, part, ORIGINAL)
-        apart = arm not in (REFERENCE, ORIGINAL, FULL)
-        drawn = _cells(finished, part, REFERENCE) if apart else []
+        apart = split_arm(arm)[0] not in (REFERENCE, ORIGINAL, FULL)
+        drawn = _cells(finished, part, counterpart(part, REFERENCE, arm)) if apart else []
         found.append(
             Arm(
                 arm=arm,
@@ -92,9 +95,10 @@ def arms(finished: Finished) -> list[Arm]:
 def contrasts(finished: Finished) -> list[Tested]:
     """Return the declared contrasts of which any seed is finished on both sides."""
     settings = _settings(finished)
-    found = []
+    found, declared = [], 0
     for part in settings.grid:
-        for contrast in part.contrasts:
+        for contrast in dict.fromkeys(part.contrasts):
+            declared += 1
             sides = [_cells(finished, part, side) for side in (contrast.arm, contrast.against)]
             measured = differences(finished, *sides).get(settings.primary)
             if measured is not None:
@@ -104,11 +108,18 @@ def contrasts(finished: Finished) -> list[Tested]:
                         against=contrast.against,
                         budget=budget_label(part.budget),
                         difference=measured,
+                        wanted=part.seeds,
                         adjusted=float("nan"),
                     )
                 )
-    adjusted = holm([one.difference.p for one in found])
-    return [replace(one, adjusted=p) for one, p in zip(found, adjusted, strict=True)]
+    return adjusted(found, declared)
+
+
+def adjusted(tested: Sequence[Tested], declared: int) -> list[Tested]:
+    """Return the contrasts with p by Holm over all that were declared, measured or not."""
+    p = [one.difference.p for one in tested]
+    found = holm([*p, *[1.0] * (declared - len(p))])
+    return [replace(one, adjusted=q) for one, q in zip(tested, found, strict=False)]
 
 
 def differences(
@@ -141,10 +152,18 @@ def differences(
     return found
 
 
+def counterpart(part: Grid, method: str, arm: str) -> str:
+    """Return a method under an arm's variant, where the part has it, else the plain method."""
+    _, variant = split_arm(arm)
+    under = f"{method}@{variant}"
+    return under if variant is not None and under in part.arms else method
+
+
 def metrics(result: CellResult) -> list[str]:
     """Return the metrics of a cell, in the order in which they were measured; pass@k at the end."""
     measured = list(dict.fromkeys(result.items["metric"].to_pylist()))
-    pass_at = result.identity["evaluate"]["pass_at"] if judges_by_0_and_1(result.items) else []
+    settings = result.identity["evaluate"]
+    pass_at = settings.get("pass_at", []) if judges_by_0_and_1(result.items) else []
     return measured + [f"{PASS}{k}" for k in pass_at]
 
 

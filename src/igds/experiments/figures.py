@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,7 +66,8 @@ def by_ratio(finished: Finished, found: Sequence[Arm], metric: str) -> bytes | N
                 axes.axhline(mean, color="#555555", linewidth=1, linestyle=dashes, label=arm.arm)
         names = list(dict.fromkeys(arm.arm for arm in points if arm.arm != FULL))
         for place, name in enumerate(names):
-            _line(axes, finished, [arm for arm in points if arm.arm == name], metric, place)
+            own = [arm for arm in points if arm.arm == name]
+            _line(axes, finished, own, metric, place, aside=place - (len(names) - 1) / 2)
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         return _svg(figure, "ratio")
 
@@ -98,29 +99,45 @@ def by_activation(finished: Finished, metric: str) -> bytes | None:
         for place, name in enumerate(names):
             own = [cell.arm == name for cell, _ in trained]
             axes.scatter(x[own], y[own], s=18, color=_colour(place), label=name)
-        axes.set_title(correlation_text(x, y), loc="left", fontsize=9)
+        selections = [(cell.arm, cell.budget) for cell, _ in trained]
+        axes.set_title(correlation_text(x, y, selections), loc="left", fontsize=9)
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         return _svg(figure, "activation")
 
 
-def correlation_text(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> str:
-    """Return Spearman's correlation with its bootstrap interval and n."""
+def correlation_text(
+    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], selections: Sequence[Hashable]
+) -> str:
+    """Return Spearman's correlation, its bootstrap interval, and how many models it is of.
+
+    Arms are drawn, not models: trainings on one selection are much alike.
+
+    Args:
+        x: one value a fine-tuned model.
+        y: the same.
+        selections: arm and budget of each.
+    """
+    known = list(dict.fromkeys(selections))
+    models = f"n = {len(x)} fine-tuned models of {len(known)} selections"
     if len(set(x.tolist())) < 2 or len(set(y.tolist())) < 2:
-        return f"Spearman: not defined (a constant), n = {len(x)}"
+        return f"Spearman: not defined (a constant), {models}"
+    own = [np.flatnonzero([one == selection for one in selections]) for selection in known]
     rng = np.random.default_rng(0)
     draws = []
     for _ in range(_DRAWS):
-        rows = rng.integers(0, len(x), len(x))
+        rows = np.concatenate([own[place] for place in rng.integers(0, len(own), len(own))])
         if len(np.unique(x[rows])) > 1 and len(np.unique(y[rows])) > 1:
             draws.append(spearman(x[rows], y[rows]))
     low, high = np.percentile(draws, (2.5, 97.5))
-    return f"Spearman {spearman(x, y):.2f} [{low:.2f}, {high:.2f}], n = {len(x)} fine-tuned models"
+    return f"Spearman {spearman(x, y):.2f} [{low:.2f}, {high:.2f}], {models}"
 
 
-def _line(axes: Axes, finished: Finished, own: Sequence[Arm], metric: str, place: int) -> None:
-    """Draw one arm over its budgets, its points set apart from other arms'."""
+def _line(
+    axes: Axes, finished: Finished, own: Sequence[Arm], metric: str, place: int, *, aside: float
+) -> None:
+    """Draw one arm over its budgets, its points a little aside of their share."""
     values = [arm.means[metric].interval for arm in own]
-    x = np.array([_share(finished, arm) for arm in own]) + 0.006 * (place % 7 - 3)
+    x = np.array([_share(finished, arm) for arm in own]) + 0.002 * aside
     y = np.array([value.mean for value in values])
     below = y - np.array([value.low for value in values])
     above = np.array([value.high for value in values]) - y

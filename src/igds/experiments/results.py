@@ -15,7 +15,7 @@ from jaxtyping import Bool
 
 from igds.errors import RequestError
 from igds.runs.files import whole_file
-from igds.runs.stage import StageMismatch, difference_text
+from igds.runs.stage import difference_text
 
 ITEMS = pa.schema(
     [
@@ -86,6 +86,10 @@ def read_result(path: Path) -> CellResult | None:
 
 def other_settings(
     path: Path, recorded: Mapping[str, Any], wanted: Mapping[str, Any]
-) -> StageMismatch:
+) -> RequestError:
     """Return the error for a cell that other settings or inputs made, with what differs."""
-    return StageMismatch(difference_text(path, dict(recorded), dict(wanted)))
+    return RequestError(
+        f"{difference_text(path, dict(recorded), dict(wanted))}\n"
+        "Give the experiment another name, and experiment.results another folder if it has one, or "
+        "add --overwrite to make such cells again."
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,15 @@ import pyarrow.compute as pc
 
 from igds import pipeline
 from igds.config.experiment import ORIGINAL
-from igds.config.identity import dump_yaml, to_plain
+from igds.config.identity import digest, dump_yaml, to_plain
+from igds.config.inputs import Model
 from igds.config.load import ConfigFile
 from igds.config.schema import Config
 from igds.config.scoring import KEEPS_VECTORS
 from igds.data.identity import source_identity
+from igds.errors import RequestError
 from igds.evaluation.results import TUNED
-from igds.experiments.cells import Cell, Plan, cell_identity, plan_cells, scored_by
+from igds.experiments.cells import INPUTS, Cell, Plan, cell_identity, plan_cells, scored_by
 from igds.experiments.costs import selection_costs
 from igds.experiments.diversity import diversity
 from igds.experiments.results import (
@@ -30,17 +34,18 @@ from igds.experiments.results import (
     result_file,
     write_result,
 )
+from igds.models.load import model_identity, resolve_model
 from igds.progress import Progress, make_progress
 from igds.runs.files import read_json, write_json
 from igds.runs.folder import RunFolder
 from igds.runs.git import git_state
 from igds.runs.lock import RunLock
-from igds.runs.stage import stage_state
+from igds.runs.stage import committed_identity, stage_state
+from igds.tasks.registry import task_identity
 
 VERSION = 1
-INPUTS = ("data", "saes")
-"""Parts of an identity that are no settings."""
 _RECORD = "cell.json"
+_STAGES = ("index", "recall", "intervene", "score", "select", "finetune", "evaluate")
 _VERSIONS = ("igds", "torch", "transformers", "trl")
 
 
@@ -64,12 +69,19 @@ class _Work:
     plan: Plan
     folder: Path
     results: Path
-    identities: Mapping[Cell, Any]
-    """What each cell depends on; of work that runs nothing, the settings alone."""
+    overwrite: bool
     progress: Progress
 
     def file_of(self, config: Config) -> ConfigFile:
         return replace(self.file, config=config)
+
+    def shared_of(self, cell: Cell) -> str:
+        return self.plan.cell_config(cell).name
+
+    def identity(self, cell: Cell, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a cell depends on; without inputs, the settings alone."""
+        parts = cell_identity(self.plan.cell_config(cell), inputs)
+        return to_plain({"version": VERSION, "cell": cell.name, **parts})
 
 
 def run_experiment(
@@ -88,20 +100,34 @@ def run_experiment(
             settings.
         WorkError: the work failed; the same call goes on.
     """
-    work = _work(file, progress or make_progress())
+    work = _work(file, overwrite, progress or make_progress())
+    cells = work.plan.cells
     with RunLock(work.folder):
-        cells = work.plan.cells
-        missing = [cell for cell in cells if _result(work, cell, overwrite=overwrite) is None]
-        done = len(cells) - len(missing)
-        work.progress.note(f"experiment: {done} of {len(cells)} cells are finished")
-        for name in dict.fromkeys(_shared_name(work.plan, cell) for cell in missing):
-            work.progress.note(f"experiment: {name}, what its cells have in common")
-            shared = work.file_of(work.plan.shared[name])
-            runs = work.folder.parent
-            pipeline.run_shared(shared, runs, overwrite=overwrite, progress=work.progress)
+        settled = [cell for cell in cells if _result(work, cell) is not None]
+        # Rows and weights are looked at where something is left to do with them.
+        open_runs = dict.fromkeys(work.shared_of(cell) for cell in cells if cell not in settled)
+        inputs = {name: _inputs(work.file_of(work.plan.shared[name])) for name in open_runs}
+        missing = [
+            cell for cell in cells if _result(work, cell, inputs.get(work.shared_of(cell))) is None
+        ]
+        _drop_leftovers(work, missing)
+        work.progress.note(
+            f"experiment: {len(cells) - len(missing)} of {len(cells)} cells are finished"
+        )
+        made: set[str] = set()
         for place, cell in enumerate(missing, start=1):
+            name = work.shared_of(cell)
+            if name not in made:
+                work.progress.note(f"experiment: {name}, what its cells have in common")
+                pipeline.run_shared(
+                    work.file_of(work.plan.shared[name]),
+                    work.folder.parent,
+                    overwrite=overwrite,
+                    progress=work.progress,
+                )
+                made.add(name)
             work.progress.note(f"experiment: cell {cell.name}, {place} of {len(missing)}")
-            _run_cell(work, cell, overwrite)
+            _run_cell(work, cell, work.identity(cell, inputs[name]))
     return finished(file)
 
 
@@ -112,91 +138,142 @@ def finished(file: ConfigFile) -> Finished:
     there.
 
     Raises:
-        RequestError: the configuration cannot be used, or a cell was made by other settings.
+        RequestError: the configuration cannot be used, a cell was made by other settings, or two
+            cells were measured on other rows.
     """
-    work = _work(file, make_progress(), settings_only=True)
+    work = _work(file, False, make_progress())
     found = {cell: _result(work, cell) for cell in work.plan.cells}
     results = {cell: result for cell, result in found.items() if result is not None}
+    tests = {
+        digest(result.identity["contents"]["test"]): cell.name for cell, result in results.items()
+    }
+    if len(tests) > 1:
+        raise RequestError(
+            f"{work.results}: the cells {' and '.join(list(tests.values())[:2])} were measured on "
+            "different rows, and cannot be compared"
+        )
     return Finished(plan=work.plan, folder=work.folder, results=results)
 
 
-def _work(file: ConfigFile, progress: Progress, *, settings_only: bool = False) -> _Work:
+def _work(file: ConfigFile, overwrite: bool, progress: Progress) -> _Work:
     config = file.config
     plan = plan_cells(config)
     folder = (file.base / config.runs_dir / config.name).resolve()
     assert config.experiment is not None, "plan_cells refuses a configuration without it"
     results = config.experiment.results
-    identities: dict[Cell, Any] = {}
-    inputs: dict[str, dict[str, Any]] = {}
-    for cell in plan.cells:
-        made = plan.cell_config(cell)
-        if not settings_only and made.name not in inputs:
-            inputs[made.name] = _inputs(replace(file, config=made))
-        parts = cell_identity(made, inputs.get(made.name, {}))
-        identities[cell] = to_plain({"version": VERSION, "cell": cell.name, **parts})
     return _Work(
         file=file,
         plan=plan,
         folder=folder,
         results=folder / "results" if results is None else (file.base / results).resolve(),
-        identities=identities,
+        overwrite=overwrite,
         progress=progress,
     )
 
 
 def _inputs(file: ConfigFile) -> dict[str, Any]:
-    """Return the identities of a configuration's data and SAEs."""
+    """Return the identities of a run's rows, SAEs, models, task and code: see `INPUTS`."""
     context = pipeline.make_context(file, False, make_progress())
     sets = ("prior", "validation", "control", "pool", "test")
-    sources = {
-        name: [source_identity(source, file.base) for source in getattr(file.config.data, name)]
-        for name in sets
+    score = file.config.score
+    given = {
+        "identified": context.model,
+        "trained": context.train_model,
+        "scored": score.model if score else None,
+        "superfilter": score.superfilter_model if score else None,
     }
-    return {"data": sources, "saes": context.sae_identity}
+    device = file.config.runtime.device
+    return {
+        "contents": {
+            name: [source_identity(source, file.base) for source in getattr(file.config.data, name)]
+            for name in sets
+        },
+        "saes": context.sae_identity,
+        "models": {
+            name: model_identity(
+                resolve_model(model, device, file.base) if isinstance(model, Model) else model
+            )
+            for name, model in given.items()
+            if model is not None
+        },
+        "task_source": task_identity(file.config.task, file.base),
+        "stages": {name: import_module(f"igds.stages.{name}").VERSION for name in _STAGES},
+    }
 
 
-def _shared_name(plan: Plan, cell: Cell) -> str:
-    return plan.cell_config(cell).name
+def _result(work: _Work, cell: Cell, inputs: Mapping[str, Any] | None = None) -> CellResult | None:
+    """Return a finished cell's result; one of other settings is refused, or not counted.
 
-
-def _result(work: _Work, cell: Cell, *, overwrite: bool = False) -> CellResult | None:
-    """Return a finished cell's result; one of other settings is refused, or removed."""
+    Args:
+        work: the experiment.
+        cell: the cell.
+        inputs: of its run; settings alone are compared when absent.
+    """
     path = result_file(work.results, cell.name)
     result = read_result(path)
     if result is None:
         return None
-    wanted = work.identities[cell]
-    known = {*wanted, *(set(result.identity) - set(INPUTS))}
-    recorded = {name: part for name, part in result.identity.items() if name in known}
+    wanted = work.identity(cell, inputs or {})
+    recorded = dict(result.identity)
+    if inputs is None:
+        recorded = {name: part for name, part in recorded.items() if name not in INPUTS}
     if recorded == wanted:
         return result
-    if not overwrite:
-        raise other_settings(path, recorded, wanted)
-    path.unlink()
-    return None
+    if work.overwrite:
+        return None
+    raise other_settings(path, recorded, wanted)
 
 
-def _run_cell(work: _Work, cell: Cell, overwrite: bool) -> None:
+def _drop_leftovers(work: _Work, missing: Sequence[Cell]) -> None:
+    """Remove what a kill left of replaced cells, and of the weights of finished ones."""
+    folder = work.folder / "cells"
+    for old in folder.glob("*.old"):
+        shutil.rmtree(old)
+    assert work.file.config.experiment is not None, "plan_cells refuses it"
+    if work.file.config.experiment.keep_models:
+        return
+    for cell in work.plan.cells:
+        if cell not in missing:
+            _drop_weights(folder / cell.name)
+
+
+def _drop_weights(folder: Path) -> None:
+    for name in ("model", "adapter"):
+        shutil.rmtree(folder / "finetune" / name, ignore_errors=True)
+
+
+def _run_cell(work: _Work, cell: Cell, identity: dict[str, Any]) -> None:
     """Run a cell, keep its result, and drop the weights unless they are wanted."""
     folder = RunFolder(work.folder / "cells" / cell.name)
     config = work.plan.cell_config(cell)
+    shared = work.folder / config.name
+    scored = [f"score/{scored_by(config.select.method)}"] if config.select else []
+    # A cell that was begun goes on only if what it was begun on is still the same.
+    made_of = {name: digest(committed_identity(shared / name)) for name in ("index", *scored)}
+    wanted = {"identity": identity, "shared": made_of}
     begun = read_json(folder.path / _RECORD)
-    if begun is not None and begun != work.identities[cell]:
-        if not overwrite:
-            raise other_settings(folder.path, begun, work.identities[cell])
-        shutil.rmtree(folder.path)
-    write_json(folder.path / _RECORD, work.identities[cell])
+    if begun is not None and begun != wanted:
+        if not work.overwrite:
+            raise other_settings(folder.path, begun, wanted)
+        aside = folder.path.with_name(folder.path.name + ".old")
+        folder.path.rename(aside)
+        shutil.rmtree(aside)
+    write_json(folder.path / _RECORD, wanted)
     folder.write_config(dump_yaml(config))
     if stage_state(folder.path / "evaluate") != "done":
-        pipeline.run_cell(work.file_of(config), folder, work.progress)
-    write_result(result_file(work.results, cell.name), _kept(work, cell, config, folder))
+        pipeline.run_cell(
+            work.file_of(config), folder, overwrite=work.overwrite, progress=work.progress
+        )
+    kept = _kept(work, cell, config, folder, identity)
+    write_result(result_file(work.results, cell.name), kept)
     assert work.file.config.experiment is not None
     if not work.file.config.experiment.keep_models:
-        shutil.rmtree(folder.path / "finetune" / "model", ignore_errors=True)
-        shutil.rmtree(folder.path / "finetune" / "adapter", ignore_errors=True)
+        _drop_weights(folder.path)
 
 
-def _kept(work: _Work, cell: Cell, config: Config, folder: RunFolder) -> CellResult:
+def _kept(
+    work: _Work, cell: Cell, config: Config, folder: RunFolder, identity: dict[str, Any]
+) -> CellResult:
     """Return what is kept of a cell whose stages are done."""
     items = folder.table("evaluate/items.parquet")
     model = ORIGINAL if cell.arm == ORIGINAL else TUNED
@@ -212,7 +289,7 @@ def _kept(work: _Work, cell: Cell, config: Config, folder: RunFolder) -> CellRes
         **(_trained(work.file_of(config), shared, folder) if config.finetune else {}),
     }
     return CellResult(
-        identity=work.identities[cell],
+        identity=identity,
         facts=facts,
         items=items.filter(pc.equal(items["model"], model)),
     )
@@ -233,10 +310,15 @@ def _trained(file: ConfigFile, shared: Path, folder: RunFolder) -> dict[str, Any
         cost = {**cost, "score": cost["score"] + costs[KEEPS_VECTORS]["score"]}
     return {
         "cost": cost,
-        "trained": {name: summary[name] for name in kept},
+        "trained": {name: _finite(summary[name]) for name in kept},
         "selection": {
             **selection,
             **diversity(shared / "index", row_ids),
             "bits": as_bits(selected),
         },
     }
+
+
+def _finite(value: float | int) -> float | int | None:
+    """Return a number that JSON has; None for the loss of a training that diverged."""
+    return value if math.isfinite(value) else None

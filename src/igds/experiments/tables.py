@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from igds.config.experiment import FULL, ORIGINAL, split_arm
+from igds.config.scoring import USE_FEATURES
+from igds.experiments.cells import scored_by
 from igds.experiments.comparison import Arm, Tested, contrasts
 from igds.experiments.results import selected_rows
 from igds.experiments.run import Finished
@@ -30,9 +33,29 @@ def comparison(finished: Finished, found: Sequence[Arm]) -> str:
     """
     primary = primary_metric(finished)
     done, wanted = len(finished.results), len(finished.plan.cells)
-    parts = [] if done == wanted else [f"**{done} of {wanted} cells are finished.**"]
+    config = finished.plan.config
+    parts = [f"Model {config.model.train_id or config.model.id}, task {config.task.name}."]
+    if done < wanted:
+        parts.append(f"**{done} of {wanted} cells are finished.**")
+    parts += stamps(finished)
     parts += ["### Declared contrasts", contrast_table(contrasts(finished), primary)]
     return "\n\n".join([*parts, *arm_tables(finished, found)]) + "\n"
+
+
+def stamps(finished: Finished) -> list[str]:
+    """Return what the reader must know first: unconfirmed features, and sets that may overlap."""
+    doubtful = dict.fromkeys(
+        cell.arm
+        for cell, result in finished.results.items()
+        if scored_by(split_arm(cell.arm)[0]) in USE_FEATURES
+        and result.facts["outcome"] == "UNCONFIRMED"
+    )
+    found = []
+    if doubtful:
+        found.append(f"**UNCONFIRMED**: no feature is confirmed behind {', '.join(doubtful)}.")
+    if finished.plan.config.data.overlap == "allow":
+        found.append("**OVERLAP ALLOWED**: sets may share rows, the held-out ones too.")
+    return found
 
 
 def arm_tables(finished: Finished, found: Sequence[Arm]) -> list[str]:
@@ -54,19 +77,18 @@ def contrast_table(found: Sequence[Tested], primary: str) -> str:
     if not found:
         return "None is measured yet."
     columns = (
-        "contrast", "budget", "seeds", "items", f"difference in {primary}", "p", "p (Holm)",
-        "smallest detectable", "in words",
+        "contrast", "budget", "seeds", "items", f"difference in {primary}", "seed deviation", "p",
+        "p (Holm)", "smallest detectable", "in words",
     )  # fmt: skip
     rows = [
         (
             f"{one.arm} - {one.against}",
             one.budget,
-            one.difference.seeds,
+            seeds(one.difference.seeds, one.wanted),
             one.difference.items,
             interval(one.difference, sign=True),
-            chance(one.difference.p),
-            chance(one.adjusted),
-            number(one.difference.detectable, 4),
+            number(one.difference.seed_deviation, 4),
+            *(_tests(one) if judged(one) else ("", "", "")),
             verdict(one),
         )
         for one in found
@@ -74,10 +96,23 @@ def contrast_table(found: Sequence[Tested], primary: str) -> str:
     return markdown(columns, rows)
 
 
+def judged(one: Tested) -> bool:
+    """Return whether all seeds of a contrast are finished, and are more than one."""
+    return one.difference.seeds == one.wanted > 1
+
+
+def _tests(one: Tested) -> tuple[str, str, str]:
+    return chance(one.difference.p), chance(one.adjusted), number(one.difference.detectable, 4)
+
+
 def verdict(one: Tested) -> str:
-    """Return what a contrast says, at 0.05 after Holm."""
+    """Return what a contrast says, at 0.05 after Holm, once all of its seeds are finished."""
+    if one.difference.seeds < one.wanted:
+        return f"{one.difference.seeds} of {one.wanted} seeds: not judged yet"
     if one.difference.seeds < 2:
         return "one seed: nothing is said"
+    if math.isnan(one.difference.p):
+        return "not measured"
     if not one.adjusted < 0.05:
         return "no difference found"
     return f"{one.arm} is {'better' if one.difference.interval.mean > 0 else 'worse'}"
@@ -103,12 +138,12 @@ def arm_table(found: Sequence[Arm], metric: str, *, published: bool = False) -> 
             (
                 arm.arm,
                 arm.budget,
-                _seeds(arm),
+                seeds(len(arm.cells), arm.wanted),
                 interval(mean),
                 number(mean.seed_deviation, 4),
-                interval(gain, sign=True) if gain else "",
+                _against(gain, arm) if gain else "",
                 _relative(gain, mean) if gain else "",
-                interval(arm.over_random[metric], sign=True) if metric in arm.over_random else "",
+                _against(arm.over_random[metric], arm) if metric in arm.over_random else "",
                 *(["" if arm.published is None else f"{arm.published:g}"] if published else []),
             )
         )
@@ -131,23 +166,24 @@ def cost_table(finished: Finished, found: Sequence[Arm]) -> str:
             (
                 arm.arm,
                 arm.budget,
-                count(round(_mean(facts, "trained", "rows"))),
-                count(round(_mean(facts, "trained", "tokens"))),
-                count(round(_mean(facts, "trained", "steps"))),
+                _whole(facts, "trained", "rows"),
+                _whole(facts, "trained", "tokens"),
+                _whole(facts, "trained", "steps"),
                 number(_mean(facts, "selection", "source_entropy"), 2),
                 number(_mean(facts, "selection", "distinct_2"), 3),
                 number(_mean(facts, "selection", "share_zero"), 2) if chosen else "",
                 percent(_overlap(finished, found, arm)),
-                count(round(_mean(facts, "cost", "identify"))),
-                count(round(_mean(facts, "cost", "score"))),
-                duration(_mean(facts, "seconds", "finetune")),
+                _whole(facts, "cost", "identify"),
+                _whole(facts, "cost", "score"),
+                _time(_mean(facts, "seconds", "finetune")),
             )
         )
     note = (
         "Finding features and scoring the pool are upper bounds in forward equivalents, tokens "
         "through the whole model; updates and times are those of one cell. distinct 2-grams falls "
         "with the number of rows; score 0 is the share of the pool whose score is exactly 0, "
-        "shared with igds that of an arm's rows which igds takes too at this budget."
+        "shared with igds that of an arm's rows which igds takes too at this budget. "
+        "(seeds: 1) marks a difference of one training, whose interval is of held-out rows alone."
     )
     return f"{markdown(columns, rows)}\n\n{note}"
 
@@ -171,10 +207,17 @@ def break_even(finished: Finished, found: Sequence[Arm]) -> list[str]:
     return ["\n".join(lines)] if lines else []
 
 
+def seeds(done: int, wanted: int) -> str:
+    """Return how many seeds are finished, as 5, or 2/5."""
+    return f"{done}" if done == wanted else f"{done}/{wanted}"
+
+
 def interval(value: Crossed, *, sign: bool = False) -> str:
     """Return a mean with its interval, as 0.1230 [0.1010, 0.1450]."""
     show = signed if sign else number
     found = value.interval
+    if math.isnan(found.mean):
+        return "diverged"
     return f"{show(found.mean, 4)} [{show(found.low, 4)}, {show(found.high, 4)}]"
 
 
@@ -194,8 +237,14 @@ def _line(cells: Iterable[object]) -> str:
     return f"| {' | '.join(shown)} |"
 
 
-def _seeds(arm: Arm) -> str:
-    return f"{len(arm.cells)}" if len(arm.cells) == arm.wanted else f"{len(arm.cells)}/{arm.wanted}"
+def _whole(facts: Sequence[Mapping[str, Any]], section: str, key: str) -> str:
+    mean = _mean(facts, section, key)
+    return "n/a" if math.isnan(mean) else count(round(mean))
+
+
+def _time(seconds: float) -> str:
+    """Return a time; n/a where a cell was stopped before it was written down."""
+    return "n/a" if math.isnan(seconds) else duration(seconds)
 
 
 def _overlap(finished: Finished, found: Sequence[Arm], arm: Arm) -> float | None:
@@ -203,8 +252,18 @@ def _overlap(finished: Finished, found: Sequence[Arm], arm: Arm) -> float | None
     igds = [one for one in found if (one.arm, one.budget) == ("igds", arm.budget)]
     if not igds or arm is igds[0]:
         return None
-    ours, theirs = (selected_rows(finished.results[one.cells[0]]) for one in (arm, igds[0]))
+    results = [finished.results[one.cells[0]] for one in (arm, igds[0])]
+    pools = [result.identity.get("contents", {}).get("pool") for result in results]
+    if pools[0] != pools[1]:
+        return None
+    ours, theirs = map(selected_rows, results)
     return float((ours & theirs).sum() / ours.sum())
+
+
+def _against(difference: Crossed, arm: Arm) -> str:
+    """Return a difference, with its seeds where they are not all of the arm's, or one alone."""
+    shown, own = interval(difference, sign=True), difference.seeds
+    return shown if own == arm.wanted > 1 else f"{shown} (seeds: {own})"
 
 
 def _relative(gain: Crossed, mean: Crossed) -> str:
@@ -214,7 +273,8 @@ def _relative(gain: Crossed, mean: Crossed) -> str:
 
 
 def _mean(facts: Sequence[Mapping[str, Any]], section: str, key: str) -> float:
-    return sum(one[section][key] for one in facts) / len(facts)
+    known = [one[section][key] for one in facts if one[section].get(key) is not None]
+    return sum(known) / len(known) if known else float("nan")
 
 
 def primary_metric(finished: Finished) -> str:

@@ -145,6 +145,7 @@ def _arguments(folder: TrainFolder, spec: TrainSpec) -> SFTConfig:
             f"(device_batch) times {world} processes"
         )
     return SFTConfig(
+        logging_nan_inf_filter=False,  # a loss that is not finite is to be seen
         output_dir=str(folder.checkpoints),
         run_name=spec.name,
         per_device_train_batch_size=settings.forward_batch,

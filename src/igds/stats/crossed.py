@@ -12,6 +12,8 @@ from igds.stats.bootstrap import Interval
 
 DRAWS = 4000
 """Bootstrap draws."""
+_AT_ONCE = 4_000_000
+"""Weights of clusters drawn at once."""
 POWER = 0.8
 """Power at the smallest detectable effect, of a two-sided test at 0.05."""
 
@@ -42,8 +44,9 @@ def crossed_mean(
     The standard error is that of a bootstrap that draws trainings and clusters of items at once,
     one less than there are of each, which makes its variance unbiased. With five trainings the
     percentiles of such draws are too narrow, so the interval is Student's, with Satterthwaite's
-    degrees of freedom of the two variances. One training has no variance: the interval then
-    speaks of this training alone.
+    degrees of freedom of the two variances. With two trainings whose means differ much the interval
+    covers about 0.88 of the time, as their variance is hardly known. One training has none: the
+    interval then speaks of this training alone.
 
     Args:
         values: one row a training, one column a held-out item.
@@ -91,8 +94,8 @@ def crossed_mean(
 
 def holm(p: Sequence[float]) -> list[float]:
     """Return the p-values adjusted by Holm's procedure; each is at most 1, NaN stays NaN."""
-    order = sorted(range(len(p)), key=lambda place: p[place])
-    order = [place for place in order if not np.isnan(p[place])]
+    known = [place for place in range(len(p)) if not np.isnan(p[place])]
+    order = sorted(known, key=lambda place: p[place])
     adjusted, worst = [float("nan")] * len(p), 0.0
     for rank, place in enumerate(order):
         worst = max(worst, min(1.0, (len(order) - rank) * p[place]))
@@ -129,9 +132,13 @@ def _bootstrap_error(
     trainings, groups = sums.shape
     drawn = trainings - 1 if trainings > 1 else 1
     seeds = rng.multinomial(drawn, np.full(trainings, 1 / trainings), size=DRAWS) / drawn
-    clusters = rng.multinomial(groups - 1, np.full(groups, 1 / groups), size=DRAWS)
-    totals = ((seeds @ sums) * clusters).sum(axis=1)
-    return float((totals / (clusters @ counts)).std())
+    means = []
+    for drawn_seeds in np.array_split(seeds, max(1, DRAWS * groups // _AT_ONCE)):
+        size = len(drawn_seeds)
+        clusters = rng.multinomial(groups - 1, np.full(groups, 1 / groups), size=size)
+        totals = ((drawn_seeds @ sums) * clusters).sum(axis=1)
+        means.append(totals / (clusters @ counts))
+    return float(np.concatenate(means).std())
 
 
 def _freedom(
