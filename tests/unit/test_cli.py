@@ -159,6 +159,17 @@ def test_output_that_nobody_reads_ends_a_command_quietly(
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+def test_a_pipe_that_breaks_elsewhere_is_work_that_failed(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object) -> None:
+        raise BrokenPipeError("the server went away")
+
+    monkeypatch.setattr("igds.cli.status.Status.execute", breaks)
+    assert main(["status", "first"]) == 1
+    assert "error: the server went away" in capfd.readouterr().err
+
+
 def test_developers_can_ask_for_the_traceback() -> None:
     with pytest.raises(ValueError, match="absent.yaml"):
         main(["run", "absent.yaml", "--traceback"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
@@ -74,10 +75,9 @@ def _run(words: list[str]) -> int:
         if unknown and not command.overridable:
             raise RequestError(f"{unknown[0]} is not an option of igds {_name(type(command))}")
         command.execute(unknown)
-    except BrokenPipeError:
-        raise
     except (ValueError, WorkError, OSError) as error:
-        if with_traceback:
+        # A pipe that breaks elsewhere, as a socket, is work that failed.
+        if with_traceback or (isinstance(error, BrokenPipeError) and _unread()):
             raise
         _say(f"error: {error}")
         return WRONG if isinstance(error, ValueError) else FAILED
@@ -88,6 +88,13 @@ def _run(words: list[str]) -> int:
         _say(f"terminated{_onward(words)}")
         return TERMINATED
     return 0
+
+
+def _unread() -> bool:
+    """Return whether nobody reads stdout any more."""
+    known = select.poll()
+    known.register(sys.stdout.fileno(), 0)
+    return bool(known.poll(0))
 
 
 def _parse(words: list[str]) -> tuple[Command, list[str]]:
