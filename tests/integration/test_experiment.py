@@ -149,6 +149,16 @@ def test_contrasts_are_the_mean_differences_of_paired_cells(done: Path) -> None:
     assert tested[0].adjusted >= tested[0].difference.p
 
 
+def test_status_shows_what_is_in_common_and_every_cell(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", str(done / "runs" / "tiny")]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["igds_12rows_s0", "done", "done", "done"] in lines
+    assert ["original", "missing", "missing", "done"] in lines
+    assert ["shared", "report", "done", "UNCONFIRMED"] in lines
+
+
 def test_a_variant_of_what_follows_the_scores_shares_them(done: Path) -> None:
     folders = {path.name for path in (done / "runs" / "tiny").iterdir() if path.is_dir()}
     assert {"shared", "shared-folded", "cells", "results"} <= folders

@@ -18,13 +18,14 @@ from igds.errors import RequestError
 class Status:
     """Show what is done: stages, rows by status, selection, task features; needs no lock.
 
-    Of a folder of runs: the last stage and the outcome of each.
+    Of an experiment: what its cells have in common, and each cell that was begun here. Of a folder
+    of runs: the last stage and the outcome of each.
     """
 
     overridable: ClassVar[bool] = False
 
     run: Positional[Path]
-    """Run folder, or the folder that runs are in."""
+    """Folder of a run or of an experiment, or the folder that runs are in."""
 
     def execute(self, overrides: Sequence[str]) -> None:  # noqa: ARG002
         """Print the tables.
@@ -32,6 +33,10 @@ class Status:
         Raises:
             RequestError: the folder neither is a run nor holds any.
         """
+        begun = sorted(file.parent for file in self.run.glob("cells/*/cell.json"))
+        if begun:
+            _show_experiment(self.run, begun)
+            return
         if (self.run / "manifest.json").exists():
             _show_run(self.run)
             return
@@ -41,6 +46,16 @@ class Status:
                 f"{self.run} is not a run folder, nor are those in it: there is no manifest.json"
             )
         print_table(("run", "last stage", "state", "outcome"), [_last_of(run) for run in runs])
+
+
+def _show_experiment(run: Path, cells: Sequence[Path]) -> None:
+    """Print what is done of an experiment in its folder."""
+    shared = sorted(file.parent for file in run.glob("shared*/manifest.json"))
+    print_table(("in common", "last stage", "state", "outcome"), [_last_of(one) for one in shared])
+    stages = ("select", "finetune", "evaluate")
+    rows = [(cell.name, *(_state(cell / name) for name in stages)) for cell in cells]
+    print_table(("cell", *stages), rows)
+    print("`igds experiment CONFIG --tables` counts finished cells, those made elsewhere too")
 
 
 def _show_run(run: Path) -> None:
