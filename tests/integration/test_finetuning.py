@@ -13,7 +13,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
+from tests.helpers import save_tiny
 from tests.training_project import begin, colours
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
@@ -56,7 +58,12 @@ def plain_training(spec: TrainSpec, rows: pa.Table) -> tuple[list[float], dict[s
     return losses, dict(model.named_parameters())
 
 
-def test_training_equals_a_plain_loop_over_prompt_plus_response_plus_eos(tmp_path: Path) -> None:
+# Two of them scale or cap their logits.
+@pytest.mark.parametrize("family", ["cohere", "gemma2", "gemma3_text", "llama", "qwen2", "qwen3"])
+def test_training_equals_a_plain_loop_over_prompt_plus_response_plus_eos(
+    tmp_path: Path, family: str
+) -> None:
+    save_tiny(tmp_path / "tiny", family)
     rows = colours(10)
     plain = {"precision": "float32", "scheduler": "constant", "warmup": 0.0, "learning_rate": 1e-3}
     folder, spec = begin(tmp_path, rows, **plain)
@@ -75,22 +82,29 @@ def test_the_trainer_is_given_the_very_ids_and_learns_nothing_of_prompts(tmp_pat
     trainer = make_trainer(folder, spec)
     tokenizer = load_tokenizer(spec.model)
     texts = rows.to_pylist()
-    seen = 0
+    seen = []
     for batch in trainer.get_train_dataloader():
         for ids, labels, mask in zip(
             batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True
         ):
-            row = texts[spec.order[seen]]
-            prompt = tokenizer(row["prompt"]).input_ids
-            response = tokenizer(row["response"], add_special_tokens=False).input_ids
-            whole = [*prompt, *response, tokenizer.eos_token_id]
-            padding = len(ids) - len(whole)
-            assert ids[mask.bool()].tolist() == whole
-            assert labels.tolist() == [
-                *[-100] * len(prompt), *response, tokenizer.eos_token_id, *[-100] * padding
-            ]  # fmt: skip
-            seen += 1
-    assert seen == len(spec.order) == 6
+            learned, given = labels != -100, mask.bool()
+            assert not bool((learned & ~given).any())
+            seen.append((ids[given & ~learned].tolist(), ids[learned].tolist()))
+    wanted = []
+    for start in range(0, 6, 2):
+        rows_of_update = [texts[place] for place in spec.order[start : start + 2]]
+        ids = [
+            (
+                tokenizer(row["prompt"]).input_ids,
+                [
+                    *tokenizer(row["response"], add_special_tokens=False).input_ids,
+                    tokenizer.eos_token_id,
+                ],
+            )
+            for row in rows_of_update
+        ]
+        wanted += sorted(ids, key=lambda pair: len(pair[0]) + len(pair[1]))
+    assert seen == wanted
     states = trainer.model.model(batch["input_ids"], attention_mask=batch["attention_mask"])
     learned = batch["labels"][:, 1:] >= 0
     logits = trainer.model.lm_head(states.last_hidden_state[:, :-1][learned])
@@ -100,6 +114,18 @@ def test_the_trainer_is_given_the_very_ids_and_learns_nothing_of_prompts(tmp_pat
     (wanted,), (grad,) = (torch.autograd.grad(value, weight) for value in (expected, loss))
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_of_like_length_go_together_within_an_update(tmp_path: Path) -> None:
+    folder, spec = begin(tmp_path, colours(8), batch=4, device_batch=2)
+    batches = list(make_trainer(folder, spec).get_train_dataloader())
+    lengths = [batch["attention_mask"].sum(1).tolist() for batch in batches]
+    assert len(batches) == 4
+    first, second = lengths[0] + lengths[1], lengths[2] + lengths[3]
+    rows = Dataset.from_file(str(folder.examples))
+    own = [len(rows[place]["input_ids"]) for place in spec.order]
+    assert (first, second) == (sorted(own[:4]), sorted(own[4:]))
+    assert own != first + second
 
 
 def test_products_are_bfloat16_and_weights_and_updates_float32(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_rows_by_id_takes_any_list_and_names_what_is_not_there(tmp_path: Path) -
 
 
 def test_the_log_counts_the_tokens_of_the_rows_in_their_order() -> None:
-    entry = {"loss": 1.0, "learning_rate": 0.1, "grad_norm": 2.0, "mean_token_accuracy": 0.5}
+    entry = {"loss": 1.0, "learning_rate": 0.1, "grad_norm": 2.0}
     history = [{"step": step, **entry} for step in (1, 2, 3)]
     log = log_table(history, np.array([1, 10, 100, 1000, 10000]), batch=2)
     assert log["tokens"].to_pylist() == [11, 1111, 11111]

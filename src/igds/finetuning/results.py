@@ -17,7 +17,6 @@ LOG = pa.schema(
         pa.field("loss", pa.float64()),
         pa.field("learning_rate", pa.float64()),
         pa.field("grad_norm", pa.float64()),
-        pa.field("token_accuracy", pa.float64()),
         pa.field("tokens", pa.int64()),
     ]
 )
@@ -50,7 +49,6 @@ def log_table(history: Sequence[Mapping[str, Any]], lengths: np.ndarray, batch: 
             "loss": entry["loss"],
             "learning_rate": entry["learning_rate"],
             "grad_norm": entry["grad_norm"],
-            "token_accuracy": entry["mean_token_accuracy"],
             "tokens": int(seen[min(entry["step"] * batch, len(seen)) - 1]),
         }
         for entry in history

@@ -212,6 +212,7 @@ class Context:
             "batch_tokens": runtime.batch_tokens,
             "shard_rows": runtime.shard_rows,
             "threads": worker_threads(runtime),
+            "all_threads": worker_threads(runtime) * runtime.workers,
             "device": self.model.device_type,
         }
 

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 READING = "igds.reading.transfer:TransferWork"
-PROMPTS = 32
-"""Prompts a shard of generation: the unit of resume."""
+ROWS = 32
+"""Held-out rows a shard: the unit of resume, and what a worker takes at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,8 +198,7 @@ def _likelihoods(arm: _Arm, tokenizer: PreTrainedTokenizerBase) -> pa.Table:
         chat=arm.context.config.prompts.chat_template,
         context=describe(arm.spec).context,
     )
-    size = arm.stage.plan["shard_rows"]
-    cuts = [gold[start : start + size] for start in range(0, len(gold), size)]
+    cuts = [gold[start : start + ROWS] for start in range(0, len(gold), ROWS)]
     shards = [{"gold": [asdict(row) for row in cut]} for cut in cuts]
     label = f"evaluate: gold responses by the {arm.name} model"
     found = _computed(arm, "likelihood", WORK, _work(arm), shards, list(map(len, cuts)), label)
@@ -216,7 +215,7 @@ def _outputs(arm: _Arm, tokenizer: PreTrainedTokenizerBase) -> tuple[pa.Table, i
     room = describe(arm.spec).context - settings.max_new_tokens
     names = arm.rows["row_id"].to_pylist()
     fit = [(name, row) for name, row in zip(names, ids, strict=True) if len(row) <= room]
-    cuts = [fit[start : start + PROMPTS] for start in range(0, len(fit), PROMPTS)]
+    cuts = [fit[start : start + ROWS] for start in range(0, len(fit), ROWS)]
     shards = [{"row_ids": [n for n, _ in cut], "prompts": [row for _, row in cut]} for cut in cuts]
     label = f"evaluate: responses of the {arm.name} model"
     found = _computed(arm, "generate", WORK, _work(arm), shards, list(map(len, cuts)), label)
@@ -233,7 +232,7 @@ def _activations(arm: _Arm) -> pa.Table:
         "chat": context.config.prompts.chat_template,
         "batch_tokens": plan["batch_tokens"],
     }
-    shards = row_ranges(context.run.path / "index" / "test", plan["shard_rows"])
+    shards = row_ranges(context.run.path / "index" / "test", ROWS)
     label = f"evaluate: task features in the {arm.name} model"
     sizes = [n_rows(shard) for shard in shards]
     return pa.concat_tables(_computed(arm, "activations", READING, arguments, shards, sizes, label))

@@ -137,7 +137,7 @@ def _train(
             folder,
             settings,
             device=model.device,
-            threads=stage.plan["threads"],
+            threads=max(1, stage.plan["all_threads"] // settings.processes),
             steps=spec.steps,
             base=context.base,
             progress=context.progress,
