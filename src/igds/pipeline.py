@@ -112,14 +112,23 @@ def run(
     return _run(context, _wanted(context, until, only), only)
 
 
-def identify(file: ConfigFile, runs: Path, *, overwrite: bool, progress: Progress) -> Run:
-    """Recall features and put them in order, and return the run; split S3 stays unread.
-
-    The paper mode, which has no splits, reads all validation rows and puts that on record.
+def run_part(
+    file: ConfigFile,
+    runs: Path,
+    *,
+    until: str | None = None,
+    seals: bool = False,
+    overwrite: bool,
+    progress: Progress,
+) -> Run:
+    """Run the stages of a run that is a part of another's work, and return it.
 
     Args:
-        file: what `igds.load_config` returns, of a run that is a part of another.
-        runs: the runs folder of that other run, with the record of S3.
+        file: what `igds.load_config` returns.
+        runs: the runs folder of what it is a part of, with the record of S3.
+        until: last stage to run.
+        seals: leave split S3 unread. The paper mode, which has no splits, reads all validation rows
+            and puts that on record.
         overwrite: as for `run`.
         progress: as for `run`.
 
@@ -127,24 +136,8 @@ def identify(file: ConfigFile, runs: Path, *, overwrite: bool, progress: Progres
         RequestError, WorkError: as `run`.
     """
     context = make_context(file, overwrite, progress)
-    context = replace(context, outer=runs.resolve(), seals=True)
-    return _run(context, _wanted(context, "intervene", None), None)
-
-
-def run_shared(file: ConfigFile, runs: Path, *, overwrite: bool, progress: Progress) -> Run:
-    """Run what the cells of an experiment have in common, and return the run.
-
-    Args:
-        file: what `igds.load_config` returns, of a run that is a part of the experiment.
-        runs: the runs folder of the experiment, with the record of S3.
-        overwrite: as for `run`.
-        progress: as for `run`.
-
-    Raises:
-        RequestError, WorkError: as `run`.
-    """
-    context = replace(make_context(file, overwrite, progress), outer=runs.resolve())
-    return _run(context, _wanted(context, None, None), None)
+    context = replace(context, outer=runs.resolve(), seals=seals)
+    return _run(context, _wanted(context, until, None), None)
 
 
 def run_cell(file: ConfigFile, cell: RunFolder, *, overwrite: bool, progress: Progress) -> None:

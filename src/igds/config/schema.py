@@ -16,7 +16,7 @@ from typing import Literal
 from igds.config.checks import at_least, finite, not_empty
 from igds.config.experiment import Experiment
 from igds.config.inputs import SAE, Data, Model, Prompts, Task
-from igds.config.scoring import KEEPS_VECTORS, RANDOM_MATCHED, USE_FEATURES, Score, Select
+from igds.config.scoring import KEEPS_VECTORS, USE_FEATURES, Score, Select
 from igds.config.training import Evaluate, Finetune
 from igds.errors import did_you_mean
 
@@ -305,9 +305,7 @@ class Config:
                 raise ValueError(f"{stage} needs the section {need}")
         if "select" not in stages or self.select is None or self.score is None:
             return
-        method, needed = self.select.method, self.select.method
-        if method in RANDOM_MATCHED:
-            needed = "igds"
+        method, needed = self.select.method, self.select.scored[0]
         if needed not in self.score.methods:
             raise ValueError(
                 f"select.method is {method!r}, and score.methods does not name {needed!r}; "

@@ -26,6 +26,13 @@ DRAWN = ("igds-matched", "igds-random", "random", "random-balanced", "random-mat
 """Methods with chance in them, each with its draws; the last is for `select.method` alone."""
 RANDOM_MATCHED = _drawn("random-matched")
 """Selections, not methods: random rows that resemble those of igds; for `select.method` alone."""
+
+
+def scored_by(method: str) -> str:
+    """Return the method whose scores a selection by this name is made from."""
+    return "igds" if method in RANDOM_MATCHED else method
+
+
 USE_FEATURES = (
     "igds",
     "igds-bottom",
@@ -190,3 +197,9 @@ class Select:
     def reads_vectors(self) -> bool:
         """Return whether it needs the vectors that a method keeps."""
         return self.diversity is not None and self.diversity.column == KEEPS_VECTORS
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """Return the methods it is made from: the one that ranks, and one that keeps vectors."""
+        ranking = scored_by(self.method)
+        return (ranking, KEEPS_VECTORS) if self.reads_vectors else (ranking,)

@@ -10,14 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from igds.data.seeds import seeded_bits
-from igds.doctor.measures import (
-    CueFit,
-    ScaleFit,
-    best_scale,
-    cue_fit,
-    fit_by_block,
-    typical,
-)
+from igds.doctor.measures import CueFit, ScaleFit, best_scale, cue_fit, fit_by_block, typical
 from igds.doctor.prompts import Ids, Prompts, leading_bos
 from igds.features import FeatureId
 from igds.models.blocks import decoder_blocks

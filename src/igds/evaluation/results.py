@@ -27,10 +27,14 @@ def summarise(items: pa.Table, pass_at: Sequence[int], seed: int) -> dict[str, A
         pass_at: each k of pass@k.
         seed: of the bootstrap.
     """
-    values = _item_values(items)
-    for k in pass_at:
-        values |= _pass_at(items, k)
-    clusters = _clusters(items)
+    values = {
+        (model, metric): by_item
+        for model in pc.unique(items["model"]).to_pylist()
+        for metric, by_item in item_values(
+            items.filter(pc.equal(items["model"], model)), pass_at
+        ).items()
+    }
+    clusters = item_clusters(items)
     models: dict[str, dict[str, Any]] = {}
     for (model, metric), by_item in values.items():
         models.setdefault(model, {})[metric] = _interval(by_item, clusters, seed)
@@ -48,28 +52,32 @@ def judges_by_0_and_1(items: pa.Table) -> bool:
     return bool(np.isin(scores, (0.0, 1.0)).all())
 
 
-def _item_values(items: pa.Table) -> dict[tuple[str, str], dict[str, float]]:
-    """Return (model, metric) -> item -> mean over samples."""
-    keys = ["model", "metric", "item"]
-    means = items.group_by(keys, use_threads=False).aggregate([("value", "mean")])
-    found: dict[tuple[str, str], dict[str, float]] = {}
+def item_values(items: pa.Table, pass_at: Sequence[int]) -> dict[str, dict[str, float]]:
+    """Return metric -> item -> mean over samples of one model's items; then each pass@k."""
+    means = items.group_by(["metric", "item"], use_threads=False).aggregate([("value", "mean")])
+    found: dict[str, dict[str, float]] = {}
     for row in means.to_pylist():
-        found.setdefault((row["model"], row["metric"]), {})[row["item"]] = row["value_mean"]
+        found.setdefault(row["metric"], {})[row["item"]] = row["value_mean"]
+    for k in pass_at:
+        found[f"pass@{k}"] = _pass_at(items, k)
     return found
 
 
-def _pass_at(items: pa.Table, k: int) -> dict[tuple[str, str], dict[str, float]]:
-    """Return (model, `pass@k`) -> item -> its estimate."""
+def item_clusters(items: pa.Table) -> dict[str, str]:
+    """Return item -> its cluster."""
+    return dict(zip(items["item"].to_pylist(), items["cluster"].to_pylist(), strict=True))
+
+
+def _pass_at(items: pa.Table, k: int) -> dict[str, float]:
+    """Return item -> its estimate of pass@k."""
     scores = items.filter(pc.equal(items["metric"], "task_score"))
-    counted = scores.group_by(["model", "item"], use_threads=False).aggregate(
+    counted = scores.group_by("item", use_threads=False).aggregate(
         [("value", "sum"), ("value", "count")]
     )
-    found: dict[tuple[str, str], dict[str, float]] = {}
-    for row in counted.to_pylist():
-        right = np.array([round(row["value_sum"])])
-        share = float(pass_at_k(right, row["value_count"], k)[0])
-        found.setdefault((row["model"], f"pass@{k}"), {})[row["item"]] = share
-    return found
+    return {
+        row["item"]: float(pass_at_k(np.array([round(row["value_sum"])]), row["value_count"], k)[0])
+        for row in counted.to_pylist()
+    }
 
 
 def _paired(tuned: Mapping[str, float], original: Mapping[str, float]) -> dict[str, float]:
@@ -86,8 +94,3 @@ def _interval(
     ends = {"mean": interval.mean, "low": interval.low, "high": interval.high}
     plain = {name: None if np.isnan(end) else end for name, end in ends.items()}
     return {**plain, "n": len(values)}
-
-
-def _clusters(items: pa.Table) -> dict[str, str]:
-    """Return item -> its cluster."""
-    return dict(zip(items["item"].to_pylist(), items["cluster"].to_pylist(), strict=True))

@@ -14,8 +14,6 @@ from igds.config.load import changed
 from igds.config.schema import Config
 from igds.config.scoring import (
     DRAWN,
-    KEEPS_VECTORS,
-    RANDOM_MATCHED,
     READ_PROMPTS,
     USE_FEATURES,
     Budget,
@@ -23,12 +21,12 @@ from igds.config.scoring import (
     Select,
 )
 from igds.errors import RequestError
+from igds.stages.context import CELL_STAGES
 
 SHARED = "shared"
 """Name of the run that has what cells have in common; other SAEs or data have one of their own."""
 INPUTS = ("contents", "saes", "models", "task_source", "stages")
 """Parts of a cell's identity that are no settings: rows and weights, and versions of code."""
-_STAGES = ("select", "finetune", "evaluate")
 _WHOLE = Select(budget=Budget(ratio=Decimal(1)), method="random", unique="none")
 """The whole pool, which needs no score; any that every row has will do."""
 
@@ -119,12 +117,20 @@ class Plan:
         if cell.budget is None:  # a share of a source is not for the whole pool
             pool = tuple(replace(source, quota=None) for source in config.data.pool)
             changes["data"] = replace(config.data, pool=pool)
-        return replace(config, select=self._select(config, cell), **changes)
+        return replace(config, select=_select(config, cell), **changes)
 
-    def _select(self, config: Config, cell: Cell) -> Select:
-        if cell.budget is None:
-            return _WHOLE
-        return replace(config.select or Select(), method=cell.method, budget=cell.budget)
+    @property
+    def experiment(self) -> Experiment:
+        """Return the section of the configuration."""
+        assert self.config.experiment is not None, "plan_cells refuses a configuration without it"
+        return self.config.experiment
+
+
+def _select(config: Config, cell: Cell) -> Select:
+    """Return what a cell selects, of the configuration of its variant."""
+    if cell.budget is None:
+        return _WHOLE
+    return replace(config.select or Select(), method=cell.method, budget=cell.budget)
 
 
 def plan_cells(config: Config) -> Plan:
@@ -164,7 +170,7 @@ def plan_cells(config: Config) -> Plan:
     )
     for cell in listed:
         made = plan.cell_config(cell)
-        made.check_stages([name for name in _STAGES if getattr(made, name) is not None])
+        made.check_stages([name for name in CELL_STAGES if getattr(made, name) is not None])
     return plan
 
 
@@ -235,16 +241,8 @@ def _methods(listed: Sequence[Cell], variants: Mapping[str | None, Config]) -> t
     for cell in listed:
         if cell.arm == ORIGINAL:
             continue
-        found[_WHOLE.method if cell.budget is None else scored_by(cell.method)] = None
-        select = variants[split_arm(cell.arm)[1]].select
-        if cell.budget and select and select.reads_vectors:
-            found[KEEPS_VECTORS] = None
+        found |= dict.fromkeys(_select(variants[split_arm(cell.arm)[1]], cell).scored)
     return tuple(found)
-
-
-def scored_by(method: str) -> str:
-    """Return the method whose scores a selection needs."""
-    return "igds" if method in RANDOM_MATCHED else method
 
 
 def cell_identity(config: Config, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,7 +252,7 @@ def cell_identity(config: Config, inputs: Mapping[str, Any]) -> dict[str, Any]:
         config: that of the cell.
         inputs: what the parts named in `INPUTS` are; none where settings alone are asked for.
     """
-    method = scored_by(config.select.method) if config.select else None
+    method = config.select.scored[0] if config.select else None
     assert config.evaluate is not None, "plan_cells refuses an experiment without it"
     skipped = {"name", "runs_dir", "runtime", "report", "experiment", "saes"}
     # A cell that knows no features does not depend on how they would be found.

@@ -6,19 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Float
 
 from igds.config.experiment import FULL, ORIGINAL, Experiment, Grid, split_arm
-from igds.evaluation.results import judges_by_0_and_1
 from igds.experiments.cells import Cell, budget_label
 from igds.experiments.results import CellResult
 from igds.experiments.run import Finished
 from igds.stats.crossed import Crossed, crossed_mean, holm
-from igds.stats.passk import pass_at_k
 
-PASS = "pass@"
-"""What the name of such a metric starts with; k follows."""
 REFERENCE = "random"
 """Arm that every other one at its budget is compared with, declared or not."""
 
@@ -69,7 +64,7 @@ class Tested:
 def arms(finished: Finished) -> list[Arm]:
     """Return every arm of the grid that has a finished cell, in the grid's order."""
     found = []
-    for part, arm in _entries(_settings(finished)):
+    for part, arm in _entries(finished.plan.experiment):
         own = _cells(finished, part, arm)
         done = [cell for cell in dict.fromkeys(own) if cell in finished.results]
         if not done or any(done[0] in other.cells for other in found):
@@ -94,13 +89,13 @@ def arms(finished: Finished) -> list[Arm]:
 
 def contrasts(finished: Finished) -> list[Tested]:
     """Return the declared contrasts of which any seed is finished on both sides."""
-    settings = _settings(finished)
+    settings = finished.plan.experiment
     found, declared = [], 0
     for part in settings.grid:
         for contrast in dict.fromkeys(part.contrasts):
             declared += 1
             sides = [_cells(finished, part, side) for side in (contrast.arm, contrast.against)]
-            measured = differences(finished, *sides).get(settings.primary)
+            measured = _difference(_pairs(finished, *sides), settings.primary)
             if measured is not None:
                 found.append(
                     Tested(
@@ -132,24 +127,33 @@ def differences(
         ours: cells of one arm, by seed.
         theirs: as many of another; pairs of which one is not finished are left out.
     """
+    pairs = _pairs(finished, ours, theirs)
+    known = pairs[0][0].values if pairs else {}
+    found = {metric: _difference(pairs, metric) for metric in known}
+    return {metric: one for metric, one in found.items() if one is not None}
+
+
+def _pairs(
+    finished: Finished, ours: Sequence[Cell], theirs: Sequence[Cell]
+) -> list[tuple[CellResult, CellResult]]:
+    """Return the results of paired cells that are both finished."""
     results = finished.results
-    pairs = [
+    return [
         (results[a], results[b])
         for a, b in zip(ours, theirs, strict=False)
         if a in results and b in results
     ]
-    if not pairs:
-        return {}
-    shared = [metric for metric in metrics(pairs[0][0]) if metric in metrics(pairs[0][1])]
-    found = {}
-    for metric in shared:
-        names = _common([one for pair in pairs for one in pair], metric)
-        if names:
-            left, right = (
-                np.stack([_values(pair[side], metric, names) for pair in pairs]) for side in (0, 1)
-            )
-            found[metric] = crossed_mean(left - right, _clusters(pairs[0][0], names), seed=0)
-    return found
+
+
+def _difference(pairs: Sequence[tuple[CellResult, CellResult]], metric: str) -> Crossed | None:
+    """Return the mean difference on one metric; None where the cells have no item in common."""
+    names = _common([one for pair in pairs for one in pair], metric)
+    if not names:
+        return None
+    left, right = (
+        np.stack([_values(pair[side], metric, names) for pair in pairs]) for side in (0, 1)
+    )
+    return crossed_mean(left - right, _clusters(pairs[0][0], names), seed=0)
 
 
 def counterpart(part: Grid, method: str, arm: str) -> str:
@@ -159,34 +163,15 @@ def counterpart(part: Grid, method: str, arm: str) -> str:
     return under if variant is not None and under in part.arms else method
 
 
-def metrics(result: CellResult) -> list[str]:
-    """Return the metrics of a cell, in the order in which they were measured; pass@k at the end."""
-    measured = list(dict.fromkeys(result.items["metric"].to_pylist()))
-    settings = result.identity["evaluate"]
-    pass_at = settings.get("pass_at", []) if judges_by_0_and_1(result.items) else []
-    return measured + [f"{PASS}{k}" for k in pass_at]
-
-
-def cell_mean(result: CellResult, metric: str) -> float:
-    """Return the mean of a metric over a cell's items."""
-    return float(np.mean(list(_by_item(result.items, metric).values())))
-
-
 def _means(results: Results, done: Sequence[Cell]) -> dict[str, Crossed]:
     kept = [results[cell] for cell in done]
     found = {}
-    for metric in metrics(kept[0]):
+    for metric in kept[0].values:
         names = _common(kept, metric)
         if names:
             values = np.stack([_values(one, metric, names) for one in kept])
             found[metric] = crossed_mean(values, _clusters(kept[0], names), seed=0)
     return found
-
-
-def _settings(finished: Finished) -> Experiment:
-    settings = finished.plan.config.experiment
-    assert settings is not None, "a plan of cells has the section"
-    return settings
 
 
 def _entries(settings: Experiment) -> Iterable[tuple[Grid, str]]:
@@ -208,32 +193,13 @@ def _cells(finished: Finished, part: Grid, arm: str) -> list[Cell]:
 
 def _common(results: Sequence[CellResult], metric: str) -> list[str]:
     """Return the items that all cells have, in the first one's order."""
-    sets = [_by_item(result.items, metric) for result in results]
-    return [name for name in sets[0] if all(name in other for other in sets)]
+    sets = [result.values.get(metric, {}) for result in results]
+    return [name for name in sets[0] if all(name in other for other in sets)] if sets else []
 
 
 def _values(result: CellResult, metric: str, names: Sequence[str]) -> Float[np.ndarray, " items"]:
-    by_item = _by_item(result.items, metric)
-    return np.array([by_item[name] for name in names])
-
-
-def _by_item(items: pa.Table, metric: str) -> dict[str, float]:
-    """Return item -> its value: the mean over samples, or their pass@k."""
-    k = int(metric.removeprefix(PASS)) if metric.startswith(PASS) else None
-    found: dict[str, list[float]] = {}
-    for row in items.to_pylist():
-        if row["metric"] == (metric if k is None else "task_score"):
-            found.setdefault(row["item"], []).append(row["value"])
-    if k is None:
-        return {name: float(np.mean(values)) for name, values in found.items()}
-    return {
-        name: float(pass_at_k(np.array([round(sum(values))]), len(values), k)[0])
-        for name, values in found.items()
-    }
+    return np.array([result.values[metric][name] for name in names])
 
 
 def _clusters(result: CellResult, names: Sequence[str]) -> list[str]:
-    known = dict(
-        zip(result.items["item"].to_pylist(), result.items["cluster"].to_pylist(), strict=True)
-    )
-    return [known[name] for name in names]
+    return [result.clusters[name] for name in names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,30 +14,28 @@ from igds.planning.costs import forward_equivalents, stage_costs
 from igds.planning.table import sae_widths, set_tokens
 
 
-def selection_costs(file: ConfigFile, run: Path) -> dict[str, dict[str, float]]:
-    """Return method -> forward equivalents of finding its features and of scoring the pool.
+def selection_cost(file: ConfigFile, run: Path, methods: Sequence[str]) -> dict[str, float]:
+    """Return the forward equivalents of finding features, `identify`, and of `score`.
 
     Methods that read no model cost 0. `rows` are the pool's, with status ok.
 
     Args:
         file: of a run with scores.
         run: its folder, whose index is done.
+        methods: those that a selection is made from.
     """
     config = file.config
     sizes = model_sizes(resolve_model(config.model, config.runtime.device, file.base))
     widths, sets = sae_widths(file), set_tokens(run / "index")
-    given = config.score or Score()
-    found = {}
-    for method in given.methods:
+    cost = {"identify": 0.0, "score": 0.0, "rows": float(sets["pool"].rows)}
+    for method in methods:
         own = replace(
             config,
             recall=config.recall if method in READ_PROMPTS else None,
             intervene=config.intervene if method in USE_FEATURES else None,
-            score=replace(given, methods=(method,)),
+            score=replace(config.score or Score(), methods=(method,)),
         )
-        cost = {"identify": 0.0, "score": 0.0, "rows": float(sets["pool"].rows)}
         for step in stage_costs(own, sizes, sets, widths):
             part = "score" if step.step.startswith("score") else "identify"
             cost[part] += forward_equivalents(step, sizes)
-        found[method] = cost
-    return found
+    return cost

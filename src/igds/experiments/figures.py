@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +9,9 @@ import numpy as np
 from jaxtyping import Float
 
 from igds.config.experiment import FULL, ORIGINAL, split_arm
-from igds.experiments.comparison import Arm, cell_mean, metrics
+from igds.experiments.comparison import Arm
 from igds.experiments.run import Finished
+from igds.reporting.figures import svg_text
 from igds.stats.rank import spearman
 
 if TYPE_CHECKING:
@@ -40,11 +40,10 @@ def figures(finished: Finished, found: Sequence[Arm]) -> dict[str, bytes]:
         finished: the experiment.
         found: its arms.
     """
-    settings = finished.plan.config.experiment
-    assert settings is not None, "a plan of cells has the section"
+    primary = finished.plan.experiment.primary
     drawn = {
-        "ratio.svg": by_ratio(finished, found, settings.primary),
-        "activation.svg": by_activation(finished, settings.primary),
+        "ratio.svg": by_ratio(finished, found, primary),
+        "activation.svg": by_activation(finished, primary),
     }
     return {name: svg for name, svg in drawn.items() if svg is not None}
 
@@ -69,7 +68,7 @@ def by_ratio(finished: Finished, found: Sequence[Arm], metric: str) -> bytes | N
             own = [arm for arm in points if arm.arm == name]
             _line(axes, finished, own, metric, place, aside=place - (len(names) - 1) / 2)
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-        return _svg(figure, "ratio")
+        return svg_text(figure, "ratio").encode()
 
 
 def by_activation(finished: Finished, metric: str) -> bytes | None:
@@ -82,13 +81,13 @@ def by_activation(finished: Finished, metric: str) -> bytes | None:
     cells = [
         (cell, result)
         for cell, result in finished.results.items()
-        if split_arm(cell.arm)[1] is None and {ACTIVATION, metric} <= set(metrics(result))
+        if split_arm(cell.arm)[1] is None and {ACTIVATION, metric} <= result.values.keys()
     ]
     trained = [pair for pair in cells if pair[0].arm != ORIGINAL]
     if len(trained) < 3:
         return None
     x, y = (
-        np.array([cell_mean(result, name) for _, result in trained])
+        np.array([np.mean(list(result.values[name].values())) for _, result in trained])
         for name in (ACTIVATION, metric)
     )
     with matplotlib.rc_context(_STYLE):
@@ -102,7 +101,7 @@ def by_activation(finished: Finished, metric: str) -> bytes | None:
         selections = [(cell.arm, cell.budget) for cell, _ in trained]
         axes.set_title(correlation_text(x, y, selections), loc="left", fontsize=9)
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-        return _svg(figure, "activation")
+        return svg_text(figure, "activation").encode()
 
 
 def correlation_text(
@@ -169,13 +168,3 @@ def _canvas(x: str, y: str) -> tuple[Figure, Axes]:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     return figure, axes
-
-
-def _svg(figure: Figure, name: str) -> bytes:
-    """Return the figure, the same bytes for the same numbers."""
-    import matplotlib
-
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()

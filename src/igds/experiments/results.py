@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool
 
 from igds.errors import RequestError
+from igds.evaluation.results import item_clusters, item_values, judges_by_0_and_1
 from igds.runs.files import whole_file
 from igds.runs.stage import difference_text
 
@@ -30,7 +32,7 @@ ITEMS = pa.schema(
 _KEY = b"igds"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class CellResult:
     """What is kept of a finished cell."""
 
@@ -40,6 +42,17 @@ class CellResult:
     """What was selected and trained, how long it took, and by which versions."""
     items: pa.Table
     """`ITEMS`."""
+
+    @cached_property
+    def values(self) -> dict[str, dict[str, float]]:
+        """Return metric -> item -> mean over samples, in the order measured; then each pass@k."""
+        pass_at = self.identity["evaluate"].get("pass_at", [])
+        return item_values(self.items, pass_at if judges_by_0_and_1(self.items) else [])
+
+    @cached_property
+    def clusters(self) -> dict[str, str]:
+        """Return item -> its cluster."""
+        return item_clusters(self.items)
 
 
 def as_bits(selected: Bool[np.ndarray, " rows"]) -> str:

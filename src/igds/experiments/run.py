@@ -16,15 +16,13 @@ import pyarrow.compute as pc
 from igds import pipeline
 from igds.config.experiment import ORIGINAL
 from igds.config.identity import digest, dump_yaml, to_plain
-from igds.config.inputs import Model
 from igds.config.load import ConfigFile
 from igds.config.schema import Config
-from igds.config.scoring import KEEPS_VECTORS
 from igds.data.identity import source_identity
 from igds.errors import RequestError
 from igds.evaluation.results import TUNED
-from igds.experiments.cells import INPUTS, Cell, Plan, cell_identity, plan_cells, scored_by
-from igds.experiments.costs import selection_costs
+from igds.experiments.cells import INPUTS, Cell, Plan, cell_identity, plan_cells
+from igds.experiments.costs import selection_cost
 from igds.experiments.diversity import diversity
 from igds.experiments.results import (
     CellResult,
@@ -41,11 +39,12 @@ from igds.runs.folder import RunFolder
 from igds.runs.git import git_state
 from igds.runs.lock import RunLock
 from igds.runs.stage import committed_identity, stage_state
+from igds.stages.index import CHECKED
 from igds.tasks.registry import task_identity
 
 VERSION = 1
 _RECORD = "cell.json"
-_STAGES = ("index", "recall", "intervene", "score", "select", "finetune", "evaluate")
+_STAGES = [name for name in pipeline.STAGES if name != "report"]
 _VERSIONS = ("igds", "torch", "transformers", "trl")
 
 
@@ -119,7 +118,7 @@ def run_experiment(
             name = work.shared_of(cell)
             if name not in made:
                 work.progress.note(f"experiment: {name}, what its cells have in common")
-                pipeline.run_shared(
+                pipeline.run_part(
                     work.file_of(work.plan.shared[name]),
                     work.folder.parent,
                     overwrite=overwrite,
@@ -159,8 +158,7 @@ def _work(file: ConfigFile, overwrite: bool, progress: Progress) -> _Work:
     config = file.config
     plan = plan_cells(config)
     folder = (file.base / config.runs_dir / config.name).resolve()
-    assert config.experiment is not None, "plan_cells refuses a configuration without it"
-    results = config.experiment.results
+    results = plan.experiment.results
     return _Work(
         file=file,
         plan=plan,
@@ -174,28 +172,18 @@ def _work(file: ConfigFile, overwrite: bool, progress: Progress) -> _Work:
 def _inputs(file: ConfigFile) -> dict[str, Any]:
     """Return the identities of a run's rows, SAEs, models, task and code: see `INPUTS`."""
     context = pipeline.make_context(file, False, make_progress())
-    sets = ("prior", "validation", "control", "pool", "test")
-    score = file.config.score
-    given = {
-        "identified": context.model,
-        "trained": context.train_model,
-        "scored": score.model if score else None,
-        "superfilter": score.superfilter_model if score else None,
-    }
-    device = file.config.runtime.device
+    models = {"identified": context.model, "trained": context.train_model}
+    if score := file.config.score:
+        for name, model in (("scored", score.model), ("superfilter", score.superfilter_model)):
+            if model is not None:
+                models[name] = resolve_model(model, file.config.runtime.device, file.base)
     return {
         "contents": {
             name: [source_identity(source, file.base) for source in getattr(file.config.data, name)]
-            for name in sets
+            for name in CHECKED
         },
         "saes": context.sae_identity,
-        "models": {
-            name: model_identity(
-                resolve_model(model, device, file.base) if isinstance(model, Model) else model
-            )
-            for name, model in given.items()
-            if model is not None
-        },
+        "models": {name: model_identity(spec) for name, spec in models.items() if spec},
         "task_source": task_identity(file.config.task, file.base),
         "stages": {name: import_module(f"igds.stages.{name}").VERSION for name in _STAGES},
     }
@@ -226,20 +214,19 @@ def _result(work: _Work, cell: Cell, inputs: Mapping[str, Any] | None = None) ->
 
 def _drop_leftovers(work: _Work, missing: Sequence[Cell]) -> None:
     """Remove what a kill left of replaced cells, and of the weights of finished ones."""
-    folder = work.folder / "cells"
-    for old in folder.glob("*.old"):
+    for old in work.folder.glob("cells/*.old"):
         shutil.rmtree(old)
-    assert work.file.config.experiment is not None, "plan_cells refuses it"
-    if work.file.config.experiment.keep_models:
-        return
     for cell in work.plan.cells:
         if cell not in missing:
-            _drop_weights(folder / cell.name)
+            _drop_weights(work, cell)
 
 
-def _drop_weights(folder: Path) -> None:
+def _drop_weights(work: _Work, cell: Cell) -> None:
+    """Remove the weights of a finished cell, unless they are wanted."""
+    if work.plan.experiment.keep_models:
+        return
     for name in ("model", "adapter"):
-        shutil.rmtree(folder / "finetune" / name, ignore_errors=True)
+        shutil.rmtree(work.folder / "cells" / cell.name / "finetune" / name, ignore_errors=True)
 
 
 def _run_cell(work: _Work, cell: Cell, identity: dict[str, Any]) -> None:
@@ -247,7 +234,7 @@ def _run_cell(work: _Work, cell: Cell, identity: dict[str, Any]) -> None:
     folder = RunFolder(work.folder / "cells" / cell.name)
     config = work.plan.cell_config(cell)
     shared = work.folder / config.name
-    scored = [f"score/{scored_by(config.select.method)}"] if config.select else []
+    scored = [f"score/{name}" for name in config.select.scored] if config.select else []
     # A cell that was begun goes on only if what it was begun on is still the same.
     made_of = {name: digest(committed_identity(shared / name)) for name in ("index", *scored)}
     wanted = {"identity": identity, "shared": made_of}
@@ -266,9 +253,7 @@ def _run_cell(work: _Work, cell: Cell, identity: dict[str, Any]) -> None:
         )
     kept = _kept(work, cell, config, folder, identity)
     write_result(result_file(work.results, cell.name), kept)
-    assert work.file.config.experiment is not None
-    if not work.file.config.experiment.keep_models:
-        _drop_weights(folder.path)
+    _drop_weights(work, cell)
 
 
 def _kept(
@@ -304,12 +289,8 @@ def _trained(file: ConfigFile, shared: Path, folder: RunFolder) -> dict[str, Any
     selection = read_json(folder.path / "select" / "summary.json") or {}
     selected = folder.table("select/selection.parquet")["selected"].to_numpy()
     assert file.config.select is not None, "a cell that trains selects first"
-    costs = selection_costs(file, shared)
-    cost = costs[scored_by(file.config.select.method)]
-    if file.config.select.reads_vectors:
-        cost = {**cost, "score": cost["score"] + costs[KEEPS_VECTORS]["score"]}
     return {
-        "cost": cost,
+        "cost": selection_cost(file, shared, file.config.select.scored),
         "trained": {name: _finite(summary[name]) for name in kept},
         "selection": {
             **selection,

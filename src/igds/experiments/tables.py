@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from igds.config.experiment import FULL, ORIGINAL, split_arm
-from igds.config.scoring import USE_FEATURES
-from igds.experiments.cells import scored_by
+from igds.config.scoring import USE_FEATURES, scored_by
 from igds.experiments.comparison import Arm, Tested, contrasts
 from igds.experiments.results import selected_rows
 from igds.experiments.run import Finished
@@ -31,7 +30,7 @@ def comparison(finished: Finished, found: Sequence[Arm]) -> str:
         finished: the experiment.
         found: its arms.
     """
-    primary = primary_metric(finished)
+    primary = finished.plan.experiment.primary
     done, wanted = len(finished.results), len(finished.plan.cells)
     config = finished.plan.config
     parts = [f"Model {config.model.train_id or config.model.id}, task {config.task.name}."]
@@ -60,7 +59,7 @@ def stamps(finished: Finished) -> list[str]:
 
 def arm_tables(finished: Finished, found: Sequence[Arm]) -> list[str]:
     """Return the tables of arms, one a metric, and that of selections and costs, with headings."""
-    primary, parts = primary_metric(finished), []
+    primary, parts = finished.plan.experiment.primary, []
     measured = list(dict.fromkeys(metric for arm in found for metric in arm.means))
     measured.sort(key=lambda metric: metric != primary)
     for metric in measured:
@@ -239,12 +238,12 @@ def _line(cells: Iterable[object]) -> str:
 
 def _whole(facts: Sequence[Mapping[str, Any]], section: str, key: str) -> str:
     mean = _mean(facts, section, key)
-    return "n/a" if math.isnan(mean) else count(round(mean))
+    return count(None if mean is None else round(mean))
 
 
-def _time(seconds: float) -> str:
+def _time(seconds: float | None) -> str:
     """Return a time; n/a where a cell was stopped before it was written down."""
-    return "n/a" if math.isnan(seconds) else duration(seconds)
+    return "n/a" if seconds is None else duration(seconds)
 
 
 def _overlap(finished: Finished, found: Sequence[Arm], arm: Arm) -> float | None:
@@ -272,13 +271,6 @@ def _relative(gain: Crossed, mean: Crossed) -> str:
     return f"{signed(100 * gain.interval.mean / abs(original), 1)} %" if original else "n/a"
 
 
-def _mean(facts: Sequence[Mapping[str, Any]], section: str, key: str) -> float:
+def _mean(facts: Sequence[Mapping[str, Any]], section: str, key: str) -> float | None:
     known = [one[section][key] for one in facts if one[section].get(key) is not None]
-    return sum(known) / len(known) if known else float("nan")
-
-
-def primary_metric(finished: Finished) -> str:
-    """Return the metric of the declared contrasts."""
-    settings = finished.plan.config.experiment
-    assert settings is not None, "a plan of cells has the section"
-    return settings.primary
+    return sum(known) / len(known) if known else None

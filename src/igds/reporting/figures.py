@@ -297,14 +297,19 @@ def _canvas(x: str, y: str, *, size: tuple[float, float] = SIZE) -> tuple[Figure
     return figure, axes
 
 
-def _svg(figure: Figure, name: str) -> str:
-    """Return the figure as an SVG element: page's font and colours, ids of its own, no size."""
+def svg_text(figure: Figure, name: str, *, transparent: bool = False) -> str:
+    """Return the figure as SVG, the same text for the same numbers."""
     import matplotlib
 
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    text = buffer.getvalue()
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=transparent)
+    return buffer.getvalue()
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """Return the figure as an SVG element: page's font and colours, ids of its own, no size."""
+    text = svg_text(figure, name, transparent=True)
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)

@@ -139,7 +139,9 @@ def _share_index(first: Path, folder: Path) -> None:
 
 def _run(file: ConfigFile, runs: Path, overwrite: bool, progress: Progress) -> pipeline.Run:
     try:
-        return pipeline.identify(file, runs, overwrite=overwrite, progress=progress)
+        return pipeline.run_part(
+            file, runs, until="intervene", seals=True, overwrite=overwrite, progress=progress
+        )
     except RequestError as error:
         raise RequestError(f"stability, {file.config.name}: {public(str(error))}") from error
 

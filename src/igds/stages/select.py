@@ -42,21 +42,19 @@ def run(context: Context) -> None:
     """Write `select/`: `selection.parquet`, `summary.json`, `selected.jsonl`."""
     settings = context.config.select
     assert settings is not None, "the pipeline runs only stages that have a section"
-    method = "igds" if settings.method in RANDOM_MATCHED else settings.method
-    scored = {method, KEEPS_VECTORS} if settings.reads_vectors else {method}
     identity = context.stage_identity(
         VERSION,
         select=settings,
         quotas=[source.quota for source in context.config.data.pool],
         seed=context.config.seed,
-        inputs=context.input_identity("index", *(f"score/{name}" for name in sorted(scored))),
+        inputs=context.input_identity("index", *(f"score/{name}" for name in settings.scored)),
     )
     stage = context.open_stage("select", identity, replace=True, archive=context.archive)
     if stage.done:
         return
     rows = load_index(context.run.path / "index", COLUMNS)
     scores, selection = _chosen(
-        context, rows, settings, read_pool_scores(context.run.path / "score" / method)
+        context, rows, settings, read_pool_scores(context.run.path / "score" / settings.scored[0])
     )
     table = selection_table(rows["row_id"], scores, selection)
     stage.write_table("selection.parquet", table)

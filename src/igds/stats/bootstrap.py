@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 DRAWS = 10_000
 """Bootstrap draws."""
@@ -66,8 +66,7 @@ def paired_bootstraps(
     values = np.ascontiguousarray(values, dtype=np.float64)
     if not values.shape[1]:
         return [Interval(mean=np.nan, low=np.nan, high=np.nan)] * len(values)
-    names = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
-    member = np.array([names[name] for name in clusters])
+    member = cluster_numbers(clusters)
     size = np.bincount(member).astype(np.float64)
     means = values.mean(axis=1)
     ends = np.full((len(values), 2), np.nan)
@@ -82,6 +81,12 @@ def paired_bootstraps(
         Interval(mean=float(mean), low=float(low), high=float(high))
         for mean, (low, high) in zip(means, ends, strict=True)
     ]
+
+
+def cluster_numbers(clusters: Sequence[Hashable]) -> Int[np.ndarray, " n"]:
+    """Return the number of each cluster, from 0 in the order in which they come."""
+    names = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
+    return np.array([names[name] for name in clusters])
 
 
 def _shifts(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from igds.stats.bootstrap import Interval
+from igds.stats.bootstrap import Interval, cluster_numbers
 
 DRAWS = 4000
 """Bootstrap draws."""
@@ -56,39 +56,30 @@ def crossed_mean(
     Raises:
         ValueError: there is no value, or clusters and items differ in number.
     """
+    from scipy import stats
+
     trainings, items = values.shape
     if not values.size or len(clusters) != items:
         raise ValueError(f"{trainings} trainings of {items} items, {len(clusters)} clusters")
-    known: dict[Hashable, int] = {}
-    numbers = np.array([known.setdefault(one, len(known)) for one in clusters])
-    groups = len(known)
-    counts = np.bincount(numbers, minlength=groups).astype(np.float64)
-    sums = np.stack([np.bincount(numbers, weights=row, minlength=groups) for row in values])
+    member = cluster_numbers(clusters)
+    counts = np.bincount(member).astype(np.float64)
+    sums = np.stack([np.bincount(member, row) for row in values])
     by_seed = values.mean(axis=1)
     deviation = float(by_seed.std(ddof=1)) if trainings > 1 else float("nan")
     mean = float(values.mean())
-    if groups < 2:
-        nan = float("nan")
-        interval = Interval(mean=mean, low=nan, high=nan)
-        return Crossed(
-            interval=interval,
-            p=nan,
-            seeds=trainings,
-            items=items,
-            seed_deviation=deviation,
-            detectable=nan,
-        )
-    error = _bootstrap_error(sums, counts, seed)
-    freedom = _freedom(by_seed, sums.mean(axis=0), counts)
-    t = _student(freedom)
-    margin = t.upper * error
+    error = freedom = float("nan")
+    if len(counts) > 1:
+        error = _bootstrap_error(sums, counts, seed)
+        freedom = _freedom(by_seed, sums.mean(axis=0), counts)
+    upper, power = (float(stats.t.ppf(share, freedom)) for share in (0.975, POWER))
+    margin = upper * error
     return Crossed(
         interval=Interval(mean=mean, low=mean - margin, high=mean + margin),
         p=_two_sided(mean, error, freedom),
         seeds=trainings,
         items=items,
         seed_deviation=deviation,
-        detectable=(t.upper + t.power) * error,
+        detectable=(upper + power) * error,
     )
 
 
@@ -101,19 +92,6 @@ def holm(p: Sequence[float]) -> list[float]:
         worst = max(worst, min(1.0, (len(order) - rank) * p[place]))
         adjusted[place] = worst
     return adjusted
-
-
-@dataclass(frozen=True, slots=True)
-class _Student:
-    upper: float
-    power: float
-
-
-def _student(freedom: float) -> _Student:
-    """Return the quantiles of 0.975 and of the power."""
-    from scipy import stats
-
-    return _Student(float(stats.t.ppf(0.975, freedom)), float(stats.t.ppf(POWER, freedom)))
 
 
 def _two_sided(mean: float, error: float, freedom: float) -> float:
