@@ -122,7 +122,6 @@ def training_environment(
         | dict(given)
         | {
             "OMP_NUM_THREADS": str(threads),
-            "OMP_WAIT_POLICY": "PASSIVE",
             "TOKENIZERS_PARALLELISM": "false",
             "TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard"),
             "WANDB_DIR": str(folder),
