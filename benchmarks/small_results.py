@@ -18,14 +18,22 @@ from dataclasses import replace
 import numpy as np
 
 from _common import ROOT
+from igds.config.experiment import FULL, split_arm
 from igds.config.load import load_config
 from igds.experiments.comparison import Arm, Tested, adjusted, arms, contrasts
 from igds.experiments.figures import figures
 from igds.experiments.pages import TITLES
 from igds.experiments.results import selected_rows
 from igds.experiments.run import Finished, finished
-from igds.experiments.tables import arm_tables, contrast_table, markdown, stamps
-from igds.reporting.text import percent
+from igds.experiments.tables import (
+    arm_table,
+    arm_tables,
+    contrast_table,
+    interval,
+    markdown,
+    stamps,
+)
+from igds.reporting.text import number, percent, signed
 
 NAMES = ("math", "summarization", "noise-prompt", "noise-response")
 TITLES_OF = {
@@ -34,6 +42,16 @@ TITLES_OF = {
     "noise-prompt": "Noise in prompts: half of a mathematics pool are other tasks",
     "noise-response": "Noise in responses: half of a mathematics pool has exchanged answers",
 }
+TUNED = {"math-dev": "math and the noisy pools", "summarization-dev": "summarization"}
+BUDGET = "0.2"
+CHANCE = (0.44, 0.56)
+PREDICTED = {
+    "noise-prompt": {"igds": (0, 0.25), "cosine": (0, 0.25), "length": (0, 0.05), "random": CHANCE},
+    "noise-response": {
+        "igds": CHANCE, "cosine": CHANCE, "random": CHANCE, "length": CHANCE, "loss": (0, 0.44),
+    },
+}  # fmt: skip
+"""Shares of noise that the protocol predicts."""
 CONFIGS, RESULTS = ROOT / "configs" / "small", ROOT / "docs" / "results"
 INTRODUCTION = """# Does training on selected rows help a small model?
 
@@ -46,9 +64,12 @@ both."""
 
 def main() -> int:
     """Write the page and return 0."""
-    found = {name: finished(load_config(CONFIGS / f"{name}.yaml")) for name in NAMES}
+    found, tuned = (
+        {name: finished(load_config(CONFIGS / f"{name}.yaml")) for name in names}
+        for names in (NAMES, TUNED)
+    )
     path = RESULTS / "small.md"
-    text, drawn = page(found)
+    text, drawn = page(found, tuned)
     for file, svg in drawn.items():
         (RESULTS / file).write_bytes(svg)
     path.write_text(text, encoding="utf-8")
@@ -56,8 +77,15 @@ def main() -> int:
     return 0
 
 
-def page(found: Mapping[str, Finished]) -> tuple[str, dict[str, bytes]]:
-    """Return the page, and its figures: path from the page's folder -> SVG."""
+def page(
+    found: Mapping[str, Finished], tuned: Mapping[str, Finished]
+) -> tuple[str, dict[str, bytes]]:
+    """Return the page, and its figures: path from the page's folder -> SVG.
+
+    Args:
+        found: the four pools.
+        tuned: the runs on development rows.
+    """
     drawn = {}
     parts = [INTRODUCTION, "## How far it has come", progress(found)]
     tested = all_contrasts(found)
@@ -75,6 +103,11 @@ def page(found: Mapping[str, Finished]) -> tuple[str, dict[str, bytes]]:
             parts.append(f"![{TITLES[file]}](small/{name}/{file})")
         if name.startswith("noise"):
             parts += ["### Noise in the selections", noise_table(name, experiment, measured)]
+    parts += ["## Are random directions and permuted answers no better than random rows?"]
+    parts += ["Predicted: they are not.", null_predictions(found)]
+    parts += ["## Learning rates, on development rows"]
+    for name, experiment in tuned.items():
+        parts += [f"### Of {TUNED[name]}", *rates(experiment)]
     return "\n\n".join(parts) + "\n", drawn
 
 
@@ -98,6 +131,29 @@ def all_contrasts(found: Mapping[str, Finished]) -> list[Tested]:
     return adjusted(tested, declared)
 
 
+def rates(tuning: Finished) -> list[str]:
+    """Return every rate that was tried, and how far training all rows goes beyond chance."""
+    primary = tuning.plan.experiment.primary
+    measured = arms(tuning)
+    if len(measured) < 2:
+        return ["None is measured yet."]
+    spread = [
+        arm.means[primary].seed_deviation
+        for arm in measured
+        if split_arm(arm.arm)[0] == "random" and len(arm.cells) > 1
+    ]
+    pooled = float(np.sqrt(np.mean(np.square(spread)))) if spread else float("nan")
+    parts = [arm_table(measured, primary)]
+    parts += [
+        f"{arm.arm} is {signed(gain, 4)} from the model as it was: {gain / pooled:.0f} deviations "
+        f"of random rows over seeds ({number(pooled, 4)}, pooled over the rates)."
+        for arm in measured
+        if split_arm(arm.arm)[0] == FULL
+        for gain in [arm.gain[primary].interval.mean]
+    ]
+    return parts
+
+
 def noise_table(name: str, experiment: Finished, measured: Sequence[Arm]) -> str:
     """Return the share of noise in each arm's selections; labels are read once all are made."""
     if len(experiment.results) < len(experiment.plan.cells):
@@ -109,10 +165,43 @@ def noise_table(name: str, experiment: Finished, measured: Sequence[Arm]) -> str
     for arm in measured:
         if arm.arm == "original":
             continue
-        shares = [noisy[selected_rows(experiment.results[c])].mean() for c in arm.cells]
-        rows.append((arm.arm, arm.budget, ", ".join(percent(float(share)) for share in shares)))
+        shares = [noisy[selected_rows(experiment.results[cell])].mean() for cell in arm.cells]
+        expected = PREDICTED[name].get(arm.arm)
+        low, high = expected or (0, 1)
+        rows.append(
+            (
+                arm.arm,
+                ", ".join(percent(float(share)) for share in shares),
+                f"{percent(low)} to {percent(high)}" if expected else "-",
+                met(all(low <= share <= high for share in shares)) if expected else "",
+            )
+        )
     note = f"Of the pool {percent(float(noisy.mean()))} is noise."
-    return f"{markdown(('arm', 'budget', 'noise, by seed'), rows)}\n\n{note}"
+    columns = ("arm", "noise, by seed", "predicted", "")
+    return f"{markdown(columns, rows)}\n\n{note}"
+
+
+def null_predictions(found: Mapping[str, Finished]) -> str:
+    """Return whether untrained directions and permuted answers are not better than random rows."""
+    rows = []
+    for name in ("math", "summarization"):
+        experiment = found[name]
+        primary = experiment.plan.experiment.primary
+        shown = {arm.arm: arm for arm in arms(experiment) if arm.budget == BUDGET}
+        for arm in ("igds@untrained", "igds@permuted"):
+            whole = arm in shown and len(shown[arm].cells) == shown[arm].wanted
+            for one in (arm, "igds"):
+                if whole and one in shown and primary in shown[one].over_random:
+                    gain = shown[one].over_random[primary]
+                    said = "" if one == "igds" else met(not gain.interval.low > 0)
+                    rows.append((name, one, interval(gain, sign=True), said))
+    rows = list(dict.fromkeys(rows))
+    return markdown(("pool", "arm", "minus random", ""), rows) if rows else "Not measured yet."
+
+
+def met(true: bool) -> str:
+    """Return what is said of a prediction."""
+    return "met" if true else "**not met**"
 
 
 if __name__ == "__main__":

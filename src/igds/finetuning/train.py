@@ -33,13 +33,15 @@ from igds.runs.files import write_json
 _STATE = "trainer_state.json"
 
 
-class _Say(TrainerCallback):
+class Say(TrainerCallback):
     """Tells whoever started the process which update is done."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Say that none is done."""
         self._say(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Say which one is done."""
         self._say(state)
 
     def _say(self, state: Any) -> None:
@@ -123,7 +125,7 @@ def make_trainer(folder: TrainFolder, spec: TrainSpec) -> SFTTrainer:
         train_dataset=examples.select(_by_length(spec, examples)),
         processing_class=load_tokenizer(spec.model),
         peft_config=adapters,
-        callbacks=[_Say()],
+        callbacks=[Say()],
     )
 
 

@@ -1,0 +1,112 @@
+"""The page of the small experiment, from cells with planted values."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import small_results
+from igds.config.experiment import split_arm
+from igds.config.load import load_config
+from igds.experiments.cells import Cell, plan_cells
+from igds.experiments.comparison import arms
+from igds.experiments.results import ITEMS, CellResult, as_bits
+from igds.experiments.run import Finished
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "small"
+
+
+def planted(
+    name: str,
+    mean: Callable[[Cell], float],
+    chosen: Callable[[Cell], np.ndarray] = lambda _: np.arange(1200) < 240,
+) -> Finished:
+    """Return the whole grid of a config with a mean for each cell, and the rows it selected."""
+    plan = plan_cells(load_config(CONFIGS / f"{name}.yaml").config)
+    rng = np.random.default_rng(0)
+    level = rng.normal(0, 1, 30)
+    results = {}
+    for cell in plan.cells:
+        values = mean(cell) + level + rng.normal(0, 0.001) + rng.normal(0, 0.01, 30)
+        items = [
+            {"item": f"{n}", "cluster": f"{n}", "metric": "logprob", "sample": 0, "value": float(v)}
+            for n, v in enumerate(values)
+        ]
+        bits = chosen(cell)
+        facts = {
+            "outcome": "CONFIRMED",
+            "trained": {"rows": 240, "tokens": 30, "steps": 60},
+            "selection": {
+                "source_entropy": 0.0, "distinct_2": 0.5, "share_zero": 0.0, "ok": 1200,
+                "selected": 240, "rows": 1200, "bits": as_bits(bits),
+            },
+            "cost": {"identify": 100.0, "score": 10.0, "rows": 15.0},
+            "seconds": {"finetune": 61.0},
+        }  # fmt: skip
+        identity = {"evaluate": {}, "contents": {"pool": []}}
+        table = pa.Table.from_pylist(items, schema=ITEMS)
+        results[cell] = CellResult(identity=identity, facts=facts, items=table)
+    return Finished(plan=plan, folder=Path("unused"), results=results)
+
+
+def labels(name: str) -> np.ndarray:
+    with gzip.open(CONFIGS / "data" / f"{name}_labels.csv.gz", "rt", encoding="utf-8") as file:
+        return np.array([row["noise"] == "1" for row in csv.DictReader(file)])
+
+
+def with_noise(share: float, noisy: np.ndarray) -> np.ndarray:
+    """Return 240 selected rows of which this share is noise."""
+    picked = np.zeros(len(noisy), bool)
+    picked[np.flatnonzero(noisy)[: round(240 * share)]] = True
+    picked[np.flatnonzero(~noisy)[: 240 - round(240 * share)]] = True
+    return picked
+
+
+def by_arm(values: dict[str, float], other: float, cell: Cell) -> float:
+    return values.get(cell.arm, other)
+
+
+def test_a_prediction_of_noise_is_met_or_not_by_every_seed() -> None:
+    noisy = labels("noise_prompt")
+    shares = {"igds": 0.2, "cosine": 0.3, "length": 0.05, "random": 0.5, "loss": 0.9}
+    grid = planted(
+        "noise-prompt", lambda _: 0.0, lambda cell: with_noise(shares.get(cell.arm, 0.0), noisy)
+    )
+    table = small_results.noise_table("noise-prompt", grid, arms(grid)).splitlines()
+    said = {line.split(" | ")[0].strip("| "): line for line in table[2:7]}
+    assert said["igds"] == "| igds | 20.0 %, 20.0 % | 0.0 % to 25.0 % | met |"
+    assert said["cosine"].endswith("| 0.0 % to 25.0 % | **not met** |")
+    assert said["length"].endswith("| met |") and said["random"].endswith("| met |")
+    assert said["loss"] == "| loss | 90.0 %, 90.0 % | - |  |"
+    assert table[-1] == "Of the pool 50.0 % is noise."
+    short = replace(grid, results=dict(list(grid.results.items())[:-1]))
+    assert small_results.noise_table("noise-prompt", short, arms(short)).startswith("Not looked at")
+
+
+@pytest.mark.parametrize(("untrained", "said"), [(0.0, "met"), (0.1, "**not met**")])
+def test_the_page_holds_contrasts_predictions_and_rates(untrained: float, said: str) -> None:
+    better = {"original": -1.0, "igds": 0.1, "igds@untrained": untrained}
+    found = {
+        name: planted(name, partial(by_arm, better if name == "math" else {"original": -1.0}, 0.0))
+        for name in small_results.NAMES
+    }
+    rate = {"original": -1.0, "random@lr1e-4": 0.1}
+    tuned = {name: planted(name, partial(by_arm, rate, 0.0)) for name in small_results.TUNED}
+    page, drawn = small_results.page(found, tuned)
+    assert page.count("math: igds is better") == 3
+    assert page.count("no difference found") == 3  # summarization's
+    row = next(line for line in page.splitlines() if line.startswith("| math | igds@untrained"))
+    assert row.endswith(f" {said} |")
+    full = next(line for line in page.splitlines() if line.startswith("full@"))
+    assert float(full.split()[2]) == pytest.approx(1.0, abs=0.01)
+    assert "deviations of random rows over seeds" in full
+    assert {split_arm(cell.arm)[0] for cell in tuned["math-dev"].results} >= {"full", "random"}
+    assert {path.split("/")[1] for path in drawn} == set(small_results.NAMES)
