@@ -45,7 +45,7 @@ from quickstart_data import (
 DATA = ROOT / "configs" / "small" / "data"
 INTERVENTIONS = ROOT / "configs" / "interventions"
 MATH_TEST_ROWS = 300
-MATH_ROWS = {"dev": 150, "pool": 2400}
+MATH_ROWS = {"dev": 150, "pool": 1500}
 SUMMARIZATION_DEV_ROWS = 50
 SUMMARY_WORDS = 3
 """Fewest words of a section: those of one or two are `None.` and the like, no summaries."""
