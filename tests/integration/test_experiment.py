@@ -159,6 +159,19 @@ def test_status_shows_what_is_in_common_and_every_cell(
     assert ["shared", "report", "done", "UNCONFIRMED"] in lines
 
 
+def test_the_plan_bills_training_by_the_cell_and_goes_on_from_its_index(
+    copied_experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (copied_experiment / "runs" / "tiny" / "shared" / "index" / "stage.json").stat()
+    assert main(["plan", str(copied_experiment / "igds.yaml")]) == 0
+    said = capsys.readouterr().out
+    assert "finetune, 11 cells" in said and "evaluate, 11 cells" in said
+    assert "1 variant(s) with other SAEs, rows or settings repeat" in said.replace("\n", " ")
+    after = (copied_experiment / "runs" / "tiny" / "shared" / "index" / "stage.json").stat()
+    assert after.st_mtime_ns == before.st_mtime_ns
+    assert not (copied_experiment / "runs" / "tiny" / "index").exists()
+
+
 def test_a_variant_of_what_follows_the_scores_shares_them(done: Path) -> None:
     folders = {path.name for path in (done / "runs" / "tiny").iterdir() if path.is_dir()}
     assert {"shared", "shared-folded", "cells", "results"} <= folders

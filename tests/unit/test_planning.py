@@ -6,9 +6,13 @@ import pytest
 
 from igds.config.inputs import SAE, Data, Model, Source
 from igds.config.schema import Config, Intervene, Recall, Score
+from igds.config.scoring import Budget, Select
+from igds.config.training import Evaluate, Finetune, Lora
 from igds.models.sizes import Sizes
-from igds.planning.costs import SetTokens, forward_equivalents, stage_costs
+from igds.planning.costs import forward_equivalents, stage_costs
+from igds.planning.sets import SetTokens
 from igds.planning.table import in_words
+from igds.planning.training import Trainings, of_run, training_costs
 
 SIZES = Sizes(
     n_blocks=10, block_parameters=100, head_parameters=50, d_model=8, vocab=20, bytes_a_weight=4
@@ -106,6 +110,42 @@ def test_generated_outputs_of_the_tasks_score_are_billed(temperature, arms):
     }  # fmt: skip
     assert all(cost.multiply_adds == cost.tokens * 1050 for cost in added.values())
     assert {step: scored[step] for step in plain} == plain
+
+
+def trained(trainings=None, **sections):
+    given = config(select=Select(budget=Budget(rows=100)), **sections)
+    sets = {**SETS, "test": SetTokens(rows=10, prompt=300, response=100)}
+    found = training_costs(given, SIZES, sets, trainings or of_run(given))
+    return {cost.step: (cost.tokens, cost.multiply_adds, cost.memory) for cost in found}
+
+
+def test_training_runs_forward_once_and_backward_twice_over_the_chosen_rows():
+    weights = SIZES.body + 20 * 8
+    # 100 of 1,000 rows: 3,000 prompt and 900 response tokens.
+    one = 3_900 * SIZES.body + 900 * SIZES.head_parameters
+    assert trained(finetune=Finetune())["finetune"] == (3_900, 3 * one, 16 * weights)
+    assert trained(finetune=Finetune(epochs=2.0))["finetune"] == (7_800, 6 * one, 16 * weights)
+    lora = Finetune(lora=Lora(), gradient_checkpointing=True)
+    assert trained(finetune=lora)["finetune"] == (3_900, 3 * one, 4 * weights)
+    steps = Finetune(equal="steps", steps=5, batch=10, device_batch=5)
+    assert trained(finetune=steps)["finetune"][:2] == (1_950, 1.5 * one)
+    assert trained(finetune=Finetune(engine="axolotl")) == {}
+
+
+def test_evaluation_is_billed_for_each_model():
+    likelihood = 400 * SIZES.body + 100 * SIZES.head_parameters
+    both = Evaluate(generate=False, original=True)
+    assert trained(evaluate=both)["evaluate"][:2] == (800, 2 * likelihood)
+    decoded = Evaluate(likelihood=False, max_new_tokens=7)
+    expected = (300 + 70, 300 * SIZES.body + 70 * SIZES.forward)
+    assert trained(evaluate=decoded)["evaluate"][:2] == expected
+
+
+def test_an_experiment_is_billed_by_its_cells():
+    trainings = Trainings(budgets=(Budget(tokens=3_900), None), evaluated=3, words=", 3 cells")
+    found = trained(trainings, finetune=Finetune(), evaluate=Evaluate(generate=False))
+    assert found["finetune, 3 cells"][0] == 3_900 + 39_000
+    assert found["evaluate, 3 cells"][0] == 3 * 400
 
 
 def test_absent_sections_cost_nothing():

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from tyro.conf import Positional
 
 from igds.cli.command import print_table
+
+if TYPE_CHECKING:
+    from igds.config.load import ConfigFile
+    from igds.planning.training import Trainings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Show tokens, arithmetic, memory and time of each stage; the pool is indexed first.
 
-    Times are those of this machine, from a short measurement. Once interventions have run, also how
-    many confirmation prompts a delta needs at the deviation that they measured.
+    Of an experiment, what its cells have in common is counted once, training and evaluation for
+    every cell. Times are those of this machine, from a short measurement. Once interventions have
+    run, also how many confirmation prompts a delta needs at the deviation that they measured.
     """
 
     overridable: ClassVar[bool] = True
@@ -33,19 +38,51 @@ class Plan:
     def execute(self, overrides: Sequence[str]) -> None:
         """Index the rows, measure the model's throughput, and print the tables."""
         from igds.config.load import load_config
-        from igds.progress import make_progress
-
-        file = load_config(self.config, overrides)
-        from igds import pipeline
         from igds.planning.prompts import prompts_table
         from igds.planning.table import plan_table
 
-        run = pipeline.run(file, until="index", progress=make_progress())
-        columns, rows, notes = plan_table(file, run.folder.path, self.minutes)
+        counted, run, trainings, notes = _indexed(load_config(self.config, overrides))
+        columns, rows, more = plan_table(counted, run, trainings, self.minutes)
         print_table(columns, rows)
-        if file.config.intervene and file.config.intervene.mode == "rigorous":
-            columns, needed, note = prompts_table(run.folder.path, self.delta)
+        notes += more
+        if counted.config.intervene and counted.config.intervene.mode == "rigorous":
+            columns, needed, note = prompts_table(run, self.delta)
             if needed:
                 print_table(columns, needed)
             notes.append(note)
-        print("\n".join([*notes, f"run: {run.folder.path}"]))
+        print("\n".join([*notes, f"run: {run}"]))
+
+
+def _indexed(file: ConfigFile) -> tuple[ConfigFile, Path, Trainings, list[str]]:
+    """Index the rows; return what is counted, its run folder, the trainings, and notes."""
+    from igds import pipeline
+    from igds.config.experiment import ORIGINAL
+    from igds.experiments.cells import plan_cells
+    from igds.planning.training import Trainings, of_run
+    from igds.progress import make_progress
+
+    config, progress = file.config, make_progress()
+    if config.experiment is None:
+        run = pipeline.run(file, until="index", progress=progress)
+        return file, run.folder.path, of_run(config), []
+    plan = plan_cells(config)
+    first, *others = plan.shared.values()
+    shared = replace(file, config=first)
+    run = pipeline.run_part(
+        shared, file.base / config.runs_dir, until="index", overwrite=False, progress=progress
+    )
+    trainings = Trainings(
+        budgets=tuple(cell.budget for cell in plan.cells if cell.arm != ORIGINAL),
+        evaluated=len(plan.cells),
+        words=f", {len(plan.cells)} cells",
+    )
+    counted = replace(first, finetune=config.finetune, evaluate=config.evaluate)
+    notes = (
+        [
+            f"{len(others)} variant(s) with other SAEs, rows or settings repeat what stands above "
+            "finetune, which is counted once"
+        ]
+        if others
+        else []
+    )
+    return replace(file, config=counted), run.folder.path, trainings, notes

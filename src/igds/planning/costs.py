@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from igds.config.schema import Config, Intervene
 from igds.config.scoring import RATIOS, READ_PROMPTS, READ_RESPONSES, Score
@@ -12,31 +11,7 @@ from igds.interventions.budget import CONTRASTED
 from igds.interventions.costs import Lengths, funnel_bounds
 from igds.interventions.pilot import ROWS
 from igds.models.sizes import Sizes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetTokens:
-    """One set of rows: those with status ok."""
-
-    rows: int
-    prompt: int
-    """Prompt tokens."""
-    response: int = 0
-    """Response tokens."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """What one step takes, at most."""
-
-    step: str
-    """Stage, and its part."""
-    tokens: int | None
-    """Tokens that enter the model; None where most of them run through a part of it."""
-    multiply_adds: float
-    """Weight arithmetic; attention scores and SAEs are left out."""
-    memory: int
-    """Bytes of weights and kept numbers in one worker, activations of a batch left out."""
+from igds.planning.sets import Cost, SetTokens
 
 
 def stage_costs(

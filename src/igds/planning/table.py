@@ -11,31 +11,36 @@ from igds.data.index import load_index
 from igds.executors.make import worker_threads
 from igds.models.load import describe, resolve_model
 from igds.models.sizes import model_sizes
-from igds.planning.costs import Cost, SetTokens, forward_equivalents, stage_costs
+from igds.planning.costs import forward_equivalents, stage_costs
 from igds.planning.measure import multiply_adds_a_second
+from igds.planning.sets import Cost, SetTokens
+from igds.planning.training import Trainings, training_costs
 from igds.saes.load import locate_saes, open_sae
 
 COLUMNS = ("step", "tokens", "forward equivalents", "TFLOP", "weights MB", "time")
-SETS = ("prior", "validation", "control", "control_other", "task_other")
+SETS = ("prior", "validation", "control", "control_other", "task_other", "test")
 
 
 Row = tuple[str, int | None, int, float, int, str]
 
 
 def plan_table(
-    file: ConfigFile, run: Path, minutes: float | None = None
+    file: ConfigFile, run: Path, trainings: Trainings, minutes: float | None = None
 ) -> tuple[tuple[str, ...], list[Row], list[str]]:
     """Return columns, a row a step, and notes in words.
 
     Args:
         file: what `igds.load_config` returns.
         run: the run folder, whose index is done.
+        trainings: how often a model is trained and measured.
         minutes: time to express as a budget of interventions.
     """
     config = file.config
     spec = resolve_model(config.model, config.runtime.device, file.base)
     sizes, widths = model_sizes(spec), sae_widths(file)
-    costs = stage_costs(config, sizes, set_tokens(run / "index"), widths)
+    sets = set_tokens(run / "index")
+    costs = stage_costs(config, sizes, sets, widths)
+    costs += training_costs(config, sizes, sets, trainings)
     speed = multiply_adds_a_second(
         spec, sizes, config.runtime.batch_tokens, worker_threads(config.runtime)
     )
@@ -55,7 +60,8 @@ def plan_table(
         "a forward equivalent is one token through the whole model; outputs in the paper mode are "
         "those of one feature, controls those of intervene.top_k; features are taken to be active "
         f"everywhere and to sit at block {min(widths)}, the first with an SAE, and the pool to be "
-        f"read up to block {max(widths)}, the last",
+        f"read up to block {max(widths)}, the last; a model to be trained is counted as this one, "
+        "without padding or the optimizer, and outputs at their longest",
     ]
     if minutes is not None:
         equivalents = int(60 * minutes * speed / sizes.forward)
