@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -43,7 +44,8 @@ TITLES_OF = {
     "noise-response": "Noise in responses: half of a mathematics pool has exchanged answers",
 }
 TUNED = {"math-dev": "math and the noisy pools", "summarization-dev": "summarization"}
-BUDGET = "0.2"
+BUDGET, ENOUGH = "0.2", 5
+NULLS = ("igds@untrained", "igds@permuted")
 CHANCE = (0.44, 0.56)
 PREDICTED = {
     "noise-prompt": {"igds": (0, 0.25), "cosine": (0, 0.25), "length": (0, 0.05), "random": CHANCE},
@@ -104,7 +106,7 @@ def page(
         if name.startswith("noise"):
             parts += ["### Noise in the selections", noise_table(name, experiment, measured)]
     parts += ["## Are random directions and permuted answers no better than random rows?"]
-    parts += ["Predicted: they are not.", null_predictions(found)]
+    parts += ["Predicted: their intervals do not lie above 0.", null_predictions(found)]
     parts += ["## Learning rates, on development rows"]
     for name, experiment in tuned.items():
         parts += [f"### Of {TUNED[name]}", *rates(experiment)]
@@ -145,8 +147,9 @@ def rates(tuning: Finished) -> list[str]:
     pooled = float(np.sqrt(np.mean(np.square(spread)))) if spread else float("nan")
     parts = [arm_table(measured, primary)]
     parts += [
-        f"{arm.arm} is {signed(gain, 4)} from the model as it was: {gain / pooled:.0f} deviations "
-        f"of random rows over seeds ({number(pooled, 4)}, pooled over the rates)."
+        f"{arm.arm} is {signed(gain, 4)} from the model as it was: {number(gain / pooled, 1)} "
+        f"deviations of random rows over seeds ({number(pooled, 4)}, pooled over {len(spread)} "
+        f"rates). At least {ENOUGH} are asked for: {met(gain >= ENOUGH * pooled)}."
         for arm in measured
         if split_arm(arm.arm)[0] == FULL
         for gain in [arm.gain[primary].interval.mean]
@@ -188,15 +191,17 @@ def null_predictions(found: Mapping[str, Finished]) -> str:
         experiment = found[name]
         primary = experiment.plan.experiment.primary
         shown = {arm.arm: arm for arm in arms(experiment) if arm.budget == BUDGET}
-        for arm in ("igds@untrained", "igds@permuted"):
-            whole = arm in shown and len(shown[arm].cells) == shown[arm].wanted
-            for one in (arm, "igds"):
-                if whole and one in shown and primary in shown[one].over_random:
-                    gain = shown[one].over_random[primary]
-                    said = "" if one == "igds" else met(not gain.interval.low > 0)
-                    rows.append((name, one, interval(gain, sign=True), said))
-    rows = list(dict.fromkeys(rows))
-    return markdown(("pool", "arm", "minus random", ""), rows) if rows else "Not measured yet."
+        for arm in (shown[one] for one in (*NULLS, "igds") if one in shown):
+            gain = arm.over_random.get(primary)
+            if gain is None:
+                continue
+            judged = arm.arm in NULLS and len(arm.cells) == arm.wanted > 1
+            judged = judged and not math.isnan(gain.interval.low)
+            said = met(gain.interval.low <= 0) if judged else ""
+            detectable = number(gain.detectable, 4)
+            rows.append((name, arm.arm, gain.seeds, interval(gain, sign=True), detectable, said))
+    columns = ("pool", "arm", "seeds", "minus random", "smallest detectable", "")
+    return markdown(columns, rows) if rows else "Not measured yet."
 
 
 def met(true: bool) -> str:

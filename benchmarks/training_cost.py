@@ -4,8 +4,8 @@
 
 Both train all weights of SmolLM2-135M in float32 on the same eight updates of eight of the
 quickstart's validation rows, each in a process of its own on all cores, twice in turn. TRL's own
-takes an update's rows in one forward pass and loss and metrics from its own head. igds trains with
-the environment, order and loss that `igds finetune` gives, four rows a forward pass.
+takes loss and metrics from its own head. igds trains with the environment, order and loss that
+`igds finetune` gives. Both take four rows a forward pass.
 
 `update_over_trl`: median seconds of an update over that of TRL, the first one left out;
 `first_update_over_trl`: of the first, which meets memory that was never touched.
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -38,14 +38,13 @@ from igds.data.templates import parse_template
 from igds.finetuning.examples import training_examples
 from igds.finetuning.launch import training_command, training_environment
 from igds.finetuning.spec import HISTORY, STEP, TrainFolder, TrainSpec
-from igds.finetuning.train import Say, make_trainer
+from igds.finetuning.train import Say, arguments
 from igds.models.load import load_tokenizer, load_trainable
 from igds.runs.files import write_json
 from igds.tasks.registry import load_task
 
 BATCH, UPDATES, TURNS, LIMIT = 8, 8, 2, 1e-3
 OWN = Finetune(batch=BATCH, device_batch=4, precision="float32")
-PLAIN = replace(OWN, device_batch=BATCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +68,8 @@ def main(words: list[str]) -> int:
     order = tuple(range(len(examples)))
     own, plainly = [], []
     for _ in range(TURNS):
-        for kind, settings, place in (("igds", OWN, own), ("trl", PLAIN, plainly)):
-            told = TrainSpec(name=kind, model=spec, settings=settings, order=order, seed=0)
+        for kind, place in (("igds", own), ("trl", plainly)):
+            told = TrainSpec(name=kind, model=spec, settings=OWN, order=order, seed=0)
             place.append(measured(told, examples))
             print(f"{kind}: {', '.join(f'{s:.2f}' for s in place[-1].seconds)} s an update")
     difference = max(abs(a - b) for a, b in zip(own[0].losses, plainly[0].losses, strict=True))
@@ -140,15 +139,13 @@ def over(own: list[Measured], plainly: list[Measured], value: Callable[[Measured
 def plain(folder: TrainFolder) -> None:
     """Train with TRL's trainer itself, with the arguments that igds gives to its own."""
     spec = folder.read()
-    own = make_trainer(folder, spec)
     trainer = SFTTrainer(
         model=load_trainable(spec.model),
-        args=own.args,
+        args=arguments(folder, spec),
         train_dataset=Dataset.from_file(str(folder.examples)).select(spec.order),
         processing_class=load_tokenizer(spec.model),
         callbacks=[Say()],
     )
-    del own
     trainer.train()
     write_json(folder.path / HISTORY, [one for one in trainer.state.log_history if "loss" in one])
 

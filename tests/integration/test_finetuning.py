@@ -16,9 +16,11 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from tests.helpers import save_tiny
+from tests.integration.test_multimodal import WRAPPERS
 from tests.training_project import begin, colours
 from torch.nn import functional
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from trl.trainer.sft_trainer import SFTTrainer
 
 from igds.errors import WorkError
 from igds.finetuning.launch import launch
@@ -87,23 +89,17 @@ def test_the_trainer_is_given_the_very_ids_and_learns_nothing_of_prompts(tmp_pat
         for ids, labels, mask in zip(
             batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True
         ):
-            learned, given = labels != -100, mask.bool()
-            assert not bool((learned & ~given).any())
-            seen.append((ids[given & ~learned].tolist(), ids[learned].tolist()))
+            given = mask.bool()
+            assert set(labels[~given].tolist()) <= {-100}
+            seen.append((ids[given].tolist(), labels[given].tolist()))
     wanted = []
     for start in range(0, 6, 2):
         rows_of_update = [texts[place] for place in spec.order[start : start + 2]]
-        ids = [
-            (
-                tokenizer(row["prompt"]).input_ids,
-                [
-                    *tokenizer(row["response"], add_special_tokens=False).input_ids,
-                    tokenizer.eos_token_id,
-                ],
-            )
-            for row in rows_of_update
-        ]
-        wanted += sorted(ids, key=lambda pair: len(pair[0]) + len(pair[1]))
+        for row in sorted(rows_of_update, key=lambda row: len(row["prompt"] + row["response"])):
+            prompt = tokenizer(row["prompt"]).input_ids
+            response = tokenizer(row["response"], add_special_tokens=False).input_ids
+            learned = [*response, tokenizer.eos_token_id]
+            wanted.append(([*prompt, *learned], [*[-100] * len(prompt), *learned]))
     assert seen == wanted
     states = trainer.model.model(batch["input_ids"], attention_mask=batch["attention_mask"])
     learned = batch["labels"][:, 1:] >= 0
@@ -126,6 +122,33 @@ def test_rows_of_like_length_go_together_within_an_update(tmp_path: Path) -> Non
     own = [len(rows[place]["input_ids"]) for place in spec.order]
     assert (first, second) == (sorted(own[:4]), sorted(own[4:]))
     assert own != first + second
+
+
+@pytest.mark.parametrize("model", ["llama", "gemma3", "qwen3_vl"])
+def test_the_rows_of_a_forward_pass_change_nothing(tmp_path: Path, model: str) -> None:
+    save_tiny(tmp_path / "tiny", "llama")
+    if model in WRAPPERS:
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(model, **WRAPPERS[model]())
+        AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path / "tiny")
+    rows, plain = colours(8), {"precision": "float32", "learning_rate": 1e-3}
+    whole, _ = begin(tmp_path, rows, device_batch=4, **plain)
+    train(whole)
+    wanted = weights(whole)
+    shutil.rmtree(whole.path)
+    single, _ = begin(tmp_path, rows, device_batch=1, **plain)
+    train(single)
+    for name, weight in weights(single).items():
+        torch.testing.assert_close(weight, wanted[name], rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize(("family", "plain"), [("llama", True), ("olmoe", False)])
+def test_a_loss_that_is_not_of_tokens_alone_is_left_to_trl(
+    tmp_path: Path, family: str, plain: bool
+) -> None:
+    save_tiny(tmp_path / "tiny", family)
+    folder, spec = begin(tmp_path, colours(4))
+    assert (type(make_trainer(folder, spec)) is not SFTTrainer) == plain
 
 
 def test_products_are_bfloat16_and_weights_and_updates_float32(tmp_path: Path) -> None:

@@ -196,6 +196,10 @@ def test_one_process_sees_one_gpu_and_several_are_launched(tmp_path: Path) -> No
     assert training_environment(one, {}, "cuda", 2, tmp_path)["CUDA_VISIBLE_DEVICES"] == "0"
     assert "CUDA_VISIBLE_DEVICES" not in training_environment(one, {}, "cpu", 2, tmp_path)
     assert training_command(folder, one, tmp_path)[1:3] == ["-m", "igds.finetuning.train"]
+    kept = training_environment(one, {"MALLOC_TOP_PAD_": "7"}, "cpu", 2, tmp_path)
+    assert (kept["MALLOC_MMAP_MAX_"], kept["MALLOC_TOP_PAD_"]) == ("0", "7")  # the user's own wins
+    assert kept["OMP_NUM_THREADS"] == "2"
+    assert not [name for name in environment if name.startswith("MALLOC")]
     two = settings(processes=2, accelerate_config="fsdp.yaml")
     command = training_command(folder, two, tmp_path)
     assert command[1:] == [

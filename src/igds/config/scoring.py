@@ -202,4 +202,4 @@ class Select:
     def scored(self) -> tuple[str, ...]:
         """Return the methods it is made from: the one that ranks, and one that keeps vectors."""
         ranking = scored_by(self.method)
-        return (ranking, KEEPS_VECTORS) if self.reads_vectors else (ranking,)
+        return tuple(dict.fromkeys([ranking, *([KEEPS_VECTORS] if self.reads_vectors else [])]))

@@ -22,8 +22,8 @@ _KEPT_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_TOP_PAD_": str(2**26),
 }
-"""Makes glibc keep what an update frees for the next one, as fresh pages cost up to half of the
-time on a virtual machine; other systems do not read it."""
+"""Makes glibc keep what an update frees for the next one, as fresh pages are dear, on a virtual
+machine above all; other systems do not read it."""
 
 
 def check_packages(settings: Finetune) -> None:

@@ -8,6 +8,7 @@ as soon as its standard input closes, so that it does not outlive whoever starte
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from igds.errors import RequestError, WorkError
-from igds.finetuning.examples import IGNORED
+from igds.finetuning.examples import IGNORED, example_lengths
 from igds.finetuning.spec import ADAPTER, HISTORY, MODEL, STEP, TrainFolder, TrainSpec
 from igds.models.load import load_tokenizer, load_trainable
 from igds.models.quiet import quiet
@@ -37,7 +38,7 @@ class Say(TrainerCallback):
     """Tells whoever started the process which update is done."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Say that none is done."""
+        """Say which one was the last, 0 at first."""
         self._say(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
@@ -54,7 +55,7 @@ class _CpuTrainer(SFTTrainer):
     """Takes the loss from the model's own forward pass, at the positions that are learned from.
 
     TRL's head goes over every position of a batch in blocks of the vocabulary, several times, which
-    saves the memory of a GPU. On a CPU that is a quarter of an update.
+    saves the memory of a GPU and takes the time of a CPU.
     """
 
     def compute_loss(
@@ -64,7 +65,7 @@ class _CpuTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Return the mean loss over the tokens of the whole update that are learned from."""
+        """Return a forward pass' share of the mean over the tokens that its update learns from."""
         labels = inputs["labels"]
         kept = (labels[:, 1:] != IGNORED).any(0).nonzero().flatten()
         given = {**inputs, "logits_to_keep": kept, "shift_labels": labels[:, kept + 1]}
@@ -118,15 +119,19 @@ def make_trainer(folder: TrainFolder, spec: TrainSpec) -> SFTTrainer:
         target_modules="all-linear" if targets == ["all-linear"] else targets,
         task_type="CAUSAL_LM",
     )
-    kind = _CpuTrainer if spec.model.device_type == "cpu" else SFTTrainer
-    return kind(
-        model=load_trainable(spec.model),
-        args=_arguments(folder, spec),
+    model = load_trainable(spec.model)
+    plain = spec.model.device_type == "cpu" and _loss_is_plain(model)
+    trainer = (_CpuTrainer if plain else SFTTrainer)(
+        model=model,
+        args=arguments(folder, spec),
         train_dataset=examples.select(_by_length(spec, examples)),
         processing_class=load_tokenizer(spec.model),
         peft_config=adapters,
         callbacks=[Say()],
     )
+    # Else the parts of multimodal models average each forward pass by itself.
+    trainer.model_accepts_loss_kwargs = True
+    return trainer
 
 
 def check_precision(trainer: SFTTrainer, precision: str) -> None:
@@ -161,15 +166,34 @@ def last_checkpoint(folder: Path) -> str | None:
     return None
 
 
+def _loss_is_plain(model: PreTrainedModel) -> bool:
+    """Return whether a model's forward pass takes positions, and its loss is theirs alone.
+
+    Multimodal models do not say what their loss is divided by, and mixtures of experts add one of
+    their own, which TRL alone shares over the passes of an update.
+    """
+    return (
+        type(model).__module__.startswith("transformers.")
+        and "logits_to_keep" in inspect.signature(type(model).forward).parameters
+        and getattr(model, "accepts_loss_kwargs", True)
+        and not hasattr(model.config.get_text_config(), "router_aux_loss_coef")
+    )
+
+
 def _by_length(spec: TrainSpec, examples: Dataset) -> list[int]:
     """Return the order with the rows of each update by length, so that less is padded."""
-    lengths = [len(ids) for ids in examples["input_ids"]]
+    lengths = example_lengths(examples.data.table)
     order, batch = spec.order, spec.settings.batch
     updates = (order[start : start + batch] for start in range(0, len(order), batch))
     return [row for update in updates for row in sorted(update, key=lengths.__getitem__)]
 
 
-def _arguments(folder: TrainFolder, spec: TrainSpec) -> SFTConfig:
+def arguments(folder: TrainFolder, spec: TrainSpec) -> SFTConfig:
+    """Return the trainer's arguments.
+
+    Raises:
+        RequestError: the processes do not divide a batch.
+    """
     settings = spec.settings
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if settings.batch % (settings.forward_batch * world):

@@ -186,12 +186,21 @@ class Context:
         """Return a stage's identity: its code's version, its settings and its inputs."""
         return {"version": version, **{name: to_plain(part) for name, part in parts.items()}}
 
-    def open_stage(self, name: str, identity: Mapping[str, Any], **options: Any) -> Stage:
-        """Return the stage's folder: done, or ready to write under the plan of its first start."""
+    def open_stage(
+        self,
+        name: str,
+        identity: Mapping[str, Any],
+        plan: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Stage:
+        """Return the stage's folder: done, or ready to write under the plan of its first start.
+
+        `plan` holds what the stage cuts otherwise than the run.
+        """
         stage = Stage.open(
             self.folder(name),
             identity=dict(identity),
-            plan=self.plan(),
+            plan={**self.plan(), **(plan or {})},
             overwrite=self.overwrite,
             **options,
         )
@@ -212,7 +221,6 @@ class Context:
             "batch_tokens": runtime.batch_tokens,
             "shard_rows": runtime.shard_rows,
             "threads": worker_threads(runtime),
-            "all_threads": worker_threads(runtime) * runtime.workers,
             "device": self.model.device_type,
         }
 

@@ -83,6 +83,7 @@ def run(context: Context) -> None:
     stage = context.open_stage(
         "evaluate",
         identity,
+        {"shard_rows": ROWS},
         replace=context.has_stage("evaluate"),
         archive=context.archive,
     )
@@ -198,7 +199,8 @@ def _likelihoods(arm: _Arm, tokenizer: PreTrainedTokenizerBase) -> pa.Table:
         chat=arm.context.config.prompts.chat_template,
         context=describe(arm.spec).context,
     )
-    cuts = [gold[start : start + ROWS] for start in range(0, len(gold), ROWS)]
+    size = arm.stage.plan["shard_rows"]
+    cuts = [gold[start : start + size] for start in range(0, len(gold), size)]
     shards = [{"gold": [asdict(row) for row in cut]} for cut in cuts]
     label = f"evaluate: gold responses by the {arm.name} model"
     found = _computed(arm, "likelihood", WORK, _work(arm), shards, list(map(len, cuts)), label)
@@ -232,7 +234,7 @@ def _activations(arm: _Arm) -> pa.Table:
         "chat": context.config.prompts.chat_template,
         "batch_tokens": plan["batch_tokens"],
     }
-    shards = row_ranges(context.run.path / "index" / "test", ROWS)
+    shards = row_ranges(context.run.path / "index" / "test", plan["shard_rows"])
     label = f"evaluate: task features in the {arm.name} model"
     sizes = [n_rows(shard) for shard in shards]
     return pa.concat_tables(_computed(arm, "activations", READING, arguments, shards, sizes, label))

@@ -14,6 +14,7 @@ from igds.config.identity import to_plain
 from igds.config.training import Finetune
 from igds.data.index import load_index
 from igds.data.tokens import added_bos
+from igds.executors.make import worker_threads
 from igds.exports.rows import Chosen
 from igds.finetuning.engines import write_engine
 from igds.finetuning.examples import (
@@ -70,7 +71,12 @@ def open_finetune(context: Context, settings: Finetune, name: str, *, inputs: st
         inputs=context.input_identity("index", inputs),
     )
     replace = context.has_stage(name)
-    return context.open_stage(name, identity, replace=replace, archive=context.archive)
+    runtime = context.config.runtime
+    # Nothing else runs beside the training: it has the threads of all workers.
+    threads = max(1, worker_threads(runtime) * runtime.workers // settings.processes)
+    return context.open_stage(
+        name, identity, {"threads": threads}, replace=replace, archive=context.archive
+    )
 
 
 def finetune_rows(
@@ -137,7 +143,7 @@ def _train(
             folder,
             settings,
             device=model.device,
-            threads=max(1, stage.plan["all_threads"] // settings.processes),
+            threads=stage.plan["threads"],
             steps=spec.steps,
             base=context.base,
             progress=context.progress,
