@@ -66,17 +66,22 @@ both."""
 
 def main() -> int:
     """Write the page and return 0."""
-    found, tuned = (
-        {name: finished(load_config(CONFIGS / f"{name}.yaml")) for name in names}
-        for names in (NAMES, TUNED)
-    )
     path = RESULTS / "small.md"
-    text, drawn = page(found, tuned)
+    text, drawn = page(*stored())
     for file, svg in drawn.items():
         (RESULTS / file).write_bytes(svg)
     path.write_text(text, encoding="utf-8")
     print(f"page: {path}")
     return 0
+
+
+def stored() -> tuple[dict[str, Finished], dict[str, Finished]]:
+    """Return the four pools and the runs on development rows, as far as they have come."""
+    found, tuned = (
+        {name: finished(load_config(CONFIGS / f"{name}.yaml")) for name in names}
+        for names in (NAMES, TUNED)
+    )
+    return found, tuned
 
 
 def page(

@@ -135,8 +135,9 @@ def test_training_runs_forward_once_and_backward_twice_over_the_chosen_rows():
 def test_evaluation_is_billed_for_each_model():
     likelihood = 400 * SIZES.body + 100 * SIZES.head_parameters
     both = Evaluate(generate=False, original=True)
-    assert trained(evaluate=both)["evaluate"][:2] == (800, 2 * likelihood)
-    decoded = Evaluate(likelihood=False, max_new_tokens=7)
+    assert trained(evaluate=both)["evaluate"][:2] == (400, likelihood)
+    assert trained(evaluate=both, finetune=Finetune())["evaluate"][:2] == (800, 2 * likelihood)
+    decoded = Evaluate(likelihood=False, max_new_tokens=7, model="elsewhere")
     expected = (300 + 70, 300 * SIZES.body + 70 * SIZES.forward)
     assert trained(evaluate=decoded)["evaluate"][:2] == expected
 

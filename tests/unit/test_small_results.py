@@ -74,6 +74,13 @@ def by_arm(values: dict[str, float], other: float, cell: Cell) -> float:
     return values.get(cell.arm, other)
 
 
+def test_the_committed_page_is_what_the_stored_cells_say() -> None:
+    page, drawn = small_results.page(*small_results.stored())
+    assert page == (small_results.RESULTS / "small.md").read_text(encoding="utf-8")
+    for path, svg in drawn.items():
+        assert (small_results.RESULTS / path).read_bytes() == svg
+
+
 def test_a_prediction_of_noise_is_met_or_not_by_every_seed() -> None:
     noisy = labels("noise_prompt")
     shares = {"igds": 0.2, "cosine": 0.3, "length": 0.05, "random": 0.5, "loss": 0.9}

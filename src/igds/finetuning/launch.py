@@ -116,18 +116,15 @@ def training_environment(
     settings: Finetune, given: Mapping[str, str], device: str, threads: int, folder: Path
 ) -> dict[str, str]:
     """Return the environment of the process: threads, its GPU, and where trackers write."""
-    kept = _KEPT_MEMORY if device == "cpu" else {}
-    made = (
-        kept
-        | dict(given)
-        | {
-            "OMP_NUM_THREADS": str(threads),
-            "TOKENIZERS_PARALLELISM": "false",
-            "TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard"),
-            "WANDB_DIR": str(folder),
-            "WANDB_PROJECT": given.get("WANDB_PROJECT", "igds"),
-        }
-    )
+    made = {
+        **(_KEPT_MEMORY if device == "cpu" else {}),
+        **given,
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard"),
+        "WANDB_DIR": str(folder),
+        "WANDB_PROJECT": given.get("WANDB_PROJECT", "igds"),
+    }
     if device.startswith("cuda") and settings.processes == 1:
         # The trainer refuses one process that sees several GPUs.
         number = int(device.partition(":")[2] or 0)

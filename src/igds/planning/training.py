@@ -32,8 +32,10 @@ class Trainings:
 def of_run(config: Config) -> Trainings:
     """Return those of a run."""
     trained = (config.select.budget,) if config.select and config.finetune else ()
-    original = bool(config.evaluate and config.evaluate.original)
-    return Trainings(budgets=trained, evaluated=1 + original)
+    settings = config.evaluate
+    tuned = config.finetune is not None or bool(settings and settings.model)
+    original = bool(settings and settings.original)
+    return Trainings(budgets=trained, evaluated=tuned + original)
 
 
 def training_costs(
