@@ -149,16 +149,21 @@ def rates(tuning: Finished) -> list[str]:
         for arm in measured
         if split_arm(arm.arm)[0] == "random" and len(arm.cells) > 1
     ]
-    pooled = float(np.sqrt(np.mean(np.square(spread)))) if spread else float("nan")
     parts = [arm_table(measured, primary)]
-    parts += [
-        f"{arm.arm} is {signed(gain, 4)} from the model as it was: {number(gain / pooled, 1)} "
-        f"deviations of random rows over seeds ({number(pooled, 4)}, pooled over {len(spread)} "
-        f"rates). At least {ENOUGH} are asked for: {met(gain >= ENOUGH * pooled)}."
-        for arm in measured
-        if split_arm(arm.arm)[0] == FULL
-        for gain in [arm.gain[primary].interval.mean]
-    ]
+    for arm in measured:
+        if split_arm(arm.arm)[0] != FULL:
+            continue
+        gain = arm.gain[primary].interval.mean
+        said = f"{arm.arm} is {signed(gain, 4)} from the model as it was"
+        if not spread:
+            parts.append(f"{said}: not judged, as no rate has two seeds of random rows yet.")
+            continue
+        pooled = float(np.sqrt(np.mean(np.square(spread))))
+        parts.append(
+            f"{said}: {number(gain / pooled, 1)} deviations of random rows over seeds "
+            f"({number(pooled, 4)}, pooled over {len(spread)} rates). At least {ENOUGH} are asked "
+            f"for: {met(gain >= ENOUGH * pooled)}."
+        )
     return parts
 
 

@@ -388,14 +388,8 @@ def _tokens(group: str, place: int) -> list[str]:
     first, *rest = PROMPT.split(" ")
     words = [first, *(f" {word}" for word in rest)]
     if place == 1:
-        return [
-            *words[:6],
-            HOSTILE,
-            "x" * 5000,
-            " \u0645\u0631\u062d\u0628\u0627",
-            "\t",
-            *words[6:],
-        ]
+        odd = [HOSTILE, "x" * 5000, " \u0645\u0631\u062d\u0628\u0627", "\t"]
+        return [*words[:6], *odd, *words[6:]]
     if group == "worst" and place == 2:
         return words * 20
     return words

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
+from planted_cells import cell_result, item
 
 from igds.config.experiment import Contrast, Experiment, Grid
 from igds.config.inputs import SAE, Data, Model, Source
@@ -17,7 +18,7 @@ from igds.config.training import Evaluate, Finetune
 from igds.experiments.cells import plan_cells
 from igds.experiments.comparison import arms, contrasts
 from igds.experiments.figures import correlation_text
-from igds.experiments.results import ITEMS, CellResult, as_bits, selected_rows
+from igds.experiments.results import CellResult, as_bits, selected_rows
 from igds.experiments.run import Finished
 from igds.experiments.tables import arm_table, comparison, cost_table, markdown, verdict
 
@@ -32,29 +33,8 @@ SHIFT = {"original": -1.0, "igds": 0.4, "random": 0.0, "loss": 0.0}
 """Arm -> planted mean."""
 
 
-def result(items: list[dict[str, object]], pass_at: tuple[int, ...] = ()) -> CellResult:
-    facts = {
-        "outcome": "UNCONFIRMED",
-        "trained": {"rows": 3, "tokens": 30, "steps": 1},
-        "selection": {
-            "source_entropy": 0.0, "distinct_2": 0.5, "share_zero": 0.0, "selected": 3, "ok": 15,
-            "rows": 15, "bits": as_bits(np.arange(15) < 3),
-        },
-        "cost": {"identify": 100.0, "score": 10.0, "rows": 15.0},
-        "seconds": {"finetune": 61.0},
-    }  # fmt: skip
-    return CellResult(
-        identity={
-            "evaluate": {"pass_at": list(pass_at)} if pass_at else {},
-            "contents": {"pool": []},
-        },
-        facts=facts,
-        items=pa.Table.from_pylist(items, schema=ITEMS),
-    )
-
-
-def item(name: str, metric: str, value: float, sample: int = 0) -> dict[str, object]:
-    return {"item": name, "cluster": name, "metric": metric, "sample": sample, "value": value}
+def result(items: list[dict[str, Any]], pass_at: tuple[int, ...] = ()) -> CellResult:
+    return cell_result(items, np.arange(15) < 3, outcome="UNCONFIRMED", pass_at=pass_at)
 
 
 @pytest.fixture

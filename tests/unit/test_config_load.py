@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -311,31 +312,6 @@ def test_an_error_of_a_typed_value_names_the_option_and_no_file(
     assert "  --seed is 'soon'" in both
 
 
-@pytest.mark.parametrize(
-    ("content", "word"),
-    [
-        (b"name: [1", "line 1"),
-        (b"- 1", "holds no settings"),
-        (b"", "holds no settings"),
-        (b"a: \xff", "not UTF-8 at byte 3"),
-        (b"a: 1\n---\nb: 2", "another document"),
-        (b"a: !!python/object:os.system x", "python/object"),
-    ],
-)
-def test_files_that_are_no_config(tmp_path: Path, content: bytes, word: str) -> None:
-    path = tmp_path / "igds.yaml"
-    path.write_bytes(content)
-    with pytest.raises(RequestError, match=word) as caught:
-        load_config(path)
-    assert str(path) in str(caught.value)
-
-
-def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    for path in (tmp_path / "absent.yaml", tmp_path):
-        with pytest.raises(RequestError, match="cannot be read"):
-            load_config(path)
-
-
 def test_dumped_settings_load_back_equal(load: Any) -> None:
     config = load(BASE, "--select.budget.ratio", "1", "--report", "{}").config
     assert load(dump_yaml(config)).config == config
@@ -392,6 +368,9 @@ def test_a_diverse_choice_is_of_the_vectors_of_a_method_or_a_column(load: Any) -
     config = load(BASE.replace("score: {}", f"score: {{methods: [igds, rds]}}\n{DIVERSE}")).config
     config.check_stages(["select"])
     assert config.select.diversity.candidates == Decimal("1.5")
+    assert config.select.scored == ("igds", "rds")
+    assert replace(config.select, method="rds").scored == ("rds",)
+    assert replace(config.select, method="random-matched-2", diversity=None).scored == ("igds",)
     assert load(dump_yaml(config)).config == config
     column = load(BASE, "--select.diversity.column", "vector").config
     column.check_stages(["select"])

@@ -10,15 +10,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
+from planted_cells import cell_result, item
 
 import small_results
 from igds.config.experiment import split_arm
 from igds.config.load import load_config
 from igds.experiments.cells import Cell, plan_cells
 from igds.experiments.comparison import arms
-from igds.experiments.results import ITEMS, CellResult, as_bits
 from igds.experiments.run import Finished
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "small"
@@ -36,24 +35,8 @@ def planted(
     results = {}
     for cell in plan.cells:
         values = mean(cell) + level + rng.normal(0, 0.001) + rng.normal(0, 0.01, 30)
-        items = [
-            {"item": f"{n}", "cluster": f"{n}", "metric": "logprob", "sample": 0, "value": float(v)}
-            for n, v in enumerate(values)
-        ]
-        bits = chosen(cell)
-        facts = {
-            "outcome": "CONFIRMED",
-            "trained": {"rows": 240, "tokens": 30, "steps": 60},
-            "selection": {
-                "source_entropy": 0.0, "distinct_2": 0.5, "share_zero": 0.0, "ok": 1200,
-                "selected": 240, "rows": 1200, "bits": as_bits(bits),
-            },
-            "cost": {"identify": 100.0, "score": 10.0, "rows": 15.0},
-            "seconds": {"finetune": 61.0},
-        }  # fmt: skip
-        identity = {"evaluate": {}, "contents": {"pool": []}}
-        table = pa.Table.from_pylist(items, schema=ITEMS)
-        results[cell] = CellResult(identity=identity, facts=facts, items=table)
+        items = [item(f"{n}", "logprob", float(v)) for n, v in enumerate(values)]
+        results[cell] = cell_result(items, chosen(cell))
     return Finished(plan=plan, folder=Path("unused"), results=results)
 
 
@@ -117,3 +100,10 @@ def test_the_page_holds_contrasts_predictions_and_rates(untrained: float, said: 
     assert "deviations of random rows over seeds" in full
     assert {split_arm(cell.arm)[0] for cell in tuned["math-dev"].results} >= {"full", "random"}
     assert {path.split("/")[1] for path in drawn} == set(small_results.NAMES)
+
+
+def test_a_rate_is_not_judged_before_random_rows_have_two_seeds() -> None:
+    grid = planted("math-dev", partial(by_arm, {"original": -1.0}, 0.0))
+    kept = {cell: one for cell, one in grid.results.items() if cell.seed == 0}
+    *_, said = small_results.rates(replace(grid, results=kept))
+    assert said.startswith("full@lr1e-4 is +1.0") and "not judged" in said
