@@ -24,6 +24,7 @@ from igds.evaluation.results import TUNED
 from igds.experiments.cells import INPUTS, Cell, Plan, cell_identity, plan_cells
 from igds.experiments.costs import selection_cost
 from igds.experiments.diversity import diversity
+from igds.experiments.features import identified, ranked_by
 from igds.experiments.results import (
     CellResult,
     as_bits,
@@ -269,6 +270,7 @@ def _kept(
         "seed": cell.seed,
         "seconds": {name: cost["seconds"] for name, cost in stages.items()},
         "outcome": RunFolder(shared).manifest().get("outcome"),
+        "identified": identified(shared),
         "versions": {name: version(name) for name in _VERSIONS},
         "git": git_state(Path.cwd()),
         **(_trained(work.file_of(config), shared, folder) if config.finetune else {}),
@@ -289,8 +291,10 @@ def _trained(file: ConfigFile, shared: Path, folder: RunFolder) -> dict[str, Any
     selection = read_json(folder.path / "select" / "summary.json") or {}
     selected = folder.table("select/selection.parquet")["selected"].to_numpy()
     assert file.config.select is not None, "a cell that trains selects first"
+    scored = file.config.select.scored
     return {
-        "cost": selection_cost(file, shared, file.config.select.scored),
+        "ranked_by": ranked_by(shared, scored[0]),
+        "cost": selection_cost(file, shared, scored),
         "trained": {name: _finite(summary[name]) for name in kept},
         "selection": {
             **selection,

@@ -1,0 +1,45 @@
+"""Which features a selection was made by, and what interventions said of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from igds.runs.folder import RunFolder
+from igds.runs.stage import stage_state
+
+_EFFECT = ("feature", "split", "position", "delta", "delta_low", "delta_high")
+
+
+def identified(run: Path) -> dict[str, Any] | None:
+    """Return the task features of a run, why these, and their deltas; None without interventions.
+
+    The deltas are those of S2 and S3, or of all rows in the paper mode; None where undefined.
+
+    Args:
+        run: its folder.
+    """
+    if stage_state(run / "intervene") != "done":
+        return None
+    found = json.loads((run / "intervene" / "task_features.json").read_bytes())
+    effects = RunFolder(run).table("intervene/effects.parquet").select(list(_EFFECT)).to_pylist()
+    return {
+        "features": found["features"],
+        "reason": found["reason"],
+        "effects": [
+            {name: None if value != value else value for name, value in row.items()}
+            for row in effects
+            if row["feature"] in found["features"] and row["split"] != "S1"
+        ],
+    }
+
+
+def ranked_by(run: Path, method: str) -> dict[str, float]:
+    """Return the columns whose weighted sum is a method's pool score; features where it reads them.
+
+    Args:
+        run: the folder of a run with scores.
+        method: one of its methods.
+    """
+    return json.loads((run / "score" / method / "method.json").read_bytes())["weights"]
