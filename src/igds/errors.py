@@ -14,6 +14,10 @@ class WorkError(RuntimeError):
     """The request was right and the work failed: a worker died, the disk filled. Exit code 1."""
 
 
+class NoTaskFeature(WorkError):
+    """Interventions found no feature that may be used, which is an answer too. Exit code 1."""
+
+
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
     """Return `did you mean X?` for the nearest known word, or the list of all when none is near.
 

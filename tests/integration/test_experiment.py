@@ -14,7 +14,7 @@ from tests.tiny_project import sums, write_rows
 from igds import pipeline
 from igds.cli.main import WRONG, main
 from igds.config.load import load_config
-from igds.errors import RequestError, WorkError
+from igds.errors import NoTaskFeature, RequestError, WorkError
 from igds.experiments.comparison import arms, contrasts, differences
 from igds.experiments.pages import write_pages
 from igds.experiments.results import read_result, result_file, selected_rows
@@ -324,3 +324,28 @@ def test_differences_leave_out_cells_that_are_not_there(done: Path) -> None:
     second = differences(found, ours[1:], theirs[1:])["logprob"]
     assert partial.interval.mean == pytest.approx(second.interval.mean)
     assert partial.seeds == 1
+
+
+def test_an_arm_for_which_no_feature_is_found_has_no_selection(copied_experiment: Path) -> None:
+    text = (copied_experiment / "igds.yaml").read_text()
+    text = text.replace("fast: --fine", "barred: --intervene.delta-min 1000, fast: --fine")
+    text += "    - {arms: [igds@barred], budget: {rows: 12}}\n"
+    (copied_experiment / "igds.yaml").write_text(text)
+    file = load_config(copied_experiment / "igds.yaml")
+    found = run_experiment(file, progress=SilentProgress())
+    (barred,) = found.unselected
+    assert barred.name == "igds@barred_12rows_s0" and found.done == len(CELLS) + 1
+    kept = read_result(result_file(results(copied_experiment), barred.name))
+    assert kept is not None and kept.facts["identified"]["features"] == []
+    assert not len(kept.items) and "igds@barred" not in {arm.arm for arm in arms(found)}
+    assert "**No selection**: interventions found no feature that igds@barred" in (
+        write_pages(found).read_text()
+    )
+    again = run_experiment(file, progress=SilentProgress())
+    assert again.unselected == found.unselected
+    # A run of which other arms need no feature fails as it did.
+    text = text.replace("arms: [igds@barred]", "arms: [igds@barred, length@barred]")
+    (copied_experiment / "igds.yaml").write_text(text)
+    result_file(results(copied_experiment), barred.name).unlink()
+    with pytest.raises(NoTaskFeature, match="no task feature to score with"):
+        run_experiment(load_config(copied_experiment / "igds.yaml"), progress=SilentProgress())

@@ -11,6 +11,12 @@ from numpy import ndarray
 
 from igds.experiments.results import ITEMS, CellResult, as_bits
 
+EFFECT = {
+    "feature": "L9/7", "split": "S3", "position": "read", "delta": 0.02, "delta_low": 0.01,
+    "delta_high": None,
+}  # fmt: skip
+"""Of the task feature of every cell."""
+
 
 def cell_result(
     items: Sequence[Mapping[str, Any]],
@@ -23,10 +29,14 @@ def cell_result(
     rows, kept = len(selected), int(selected.sum())
     facts = {
         "outcome": outcome,
+        "versions": {"torch": "2"},
+        "git": {"sha": "0123456789", "dirty": False},
+        "identified": {"features": ["L9/7"], "reason": "planted", "effects": [EFFECT]},
+        "ranked_by": {"L9/7": 1.0},
         "trained": {"rows": kept, "tokens": 30, "steps": 60},
         "selection": {
             "source_entropy": 0.0, "distinct_2": 0.5, "share_zero": 0.0, "ok": rows,
-            "selected": kept, "rows": rows, "bits": as_bits(selected),
+            "scored": rows, "selected": kept, "rows": rows, "bits": as_bits(selected),
         },
         "cost": {"identify": 100.0, "score": 10.0, "rows": 15.0},
         "seconds": {"finetune": 61.0},

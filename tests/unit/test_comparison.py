@@ -154,6 +154,41 @@ def test_contrasts_that_are_not_measured_yet_count_in_the_family(planted: Finish
     (only,) = contrasts(replace(planted, results=kept))
     assert only.adjusted == pytest.approx(2 * only.difference.p)
     assert whole[0].adjusted == pytest.approx(2 * whole[0].difference.p)
+    assert only.detectable == pytest.approx(only.difference.detectable(0.025))
+
+
+def test_contrasts_that_are_not_judged_yet_lend_their_p_to_none(planted: Finished) -> None:
+    # Two seeds of loss differ as much as igds does: their p must not let igds skip a step.
+    last = next(cell for cell in planted.results if cell.name == "loss_0.2_s2")
+    results = {cell: one for cell, one in planted.results.items() if cell != last}
+    for cell in results:
+        if cell.arm == "loss":
+            results[cell] = planted.results[replace(cell, arm="igds")]
+    better, unjudged = contrasts(replace(planted, results=results))
+    assert not unjudged.judged and unjudged.difference.p < 0.05
+    assert better.adjusted == pytest.approx(2 * better.difference.p)
+
+
+def test_activations_of_other_features_are_not_compared(planted: Finished) -> None:
+    rows = [item("a", "feature_activation", 1.0), item("a", "logprob", 1.0)]
+    results = {cell: result(rows) for cell in planted.results}
+    found = {arm.arm: arm for arm in arms(replace(planted, results=results))}
+    assert set(found["igds"].over_random) == {"feature_activation", "logprob"}
+    config = planted.plan.config
+    other = replace(
+        config,
+        experiment=Experiment(
+            grid=(Grid(arms=("original", "random", "igds@other"), seeds=3),),
+            variants={"other": "--data.validation.0.path other.jsonl"},
+        ),
+    )
+    plan = plan_cells(other)
+    apart = Finished(
+        plan=plan, folder=Path("unused"), results={cell: result(rows) for cell in plan.cells}
+    )
+    found = {arm.arm: arm for arm in arms(apart)}
+    assert set(found["igds@other"].over_random) == set(found["igds@other"].gain) == {"logprob"}
+    assert set(found["igds@other"].means) == {"feature_activation", "logprob"}
 
 
 def test_an_arm_that_diverged_has_no_mean_and_no_verdict(planted: Finished) -> None:
@@ -166,16 +201,52 @@ def test_an_arm_that_diverged_has_no_mean_and_no_verdict(planted: Finished) -> N
     assert "| igds | 0.2 | 3 | diverged |" in comparison(spoilt, arms(spoilt))
 
 
+def test_the_page_says_by_which_features_and_by_what_code(planted: Finished) -> None:
+    last = next(cell for cell in planted.results if cell.name == "loss_0.2_s2")
+    many = {f"L10/{n}": 1.0 for n in range(5)}
+    one = planted.results[last]
+    changed = {**one.facts, "ranked_by": many, "git": {"sha": "abcdefabcd", "dirty": True}}
+    results = {**planted.results, last: replace(one, facts=changed)}
+    found = replace(planted, results=results)
+    text = comparison(found, arms(found))
+    assert "| igds | 0.2 | L9/7 | L9/7 on S3 +0.0200 [+0.0100, n/a] |" in text
+    assert "| loss | 0.2 | 6 features |  |" in text
+    assert "9 by commit 0123456, torch 2; 1 by commit abcdefa and changes, torch 2" in text
+
+
+def test_arms_without_a_usable_feature_are_finished_and_named(planted: Finished) -> None:
+    own = tuple(cell for cell in planted.results if cell.arm == "igds")
+    kept = {cell: one for cell, one in planted.results.items() if cell not in own}
+    found = replace(planted, results=kept, unselected=own)
+    text = comparison(found, arms(found))
+    assert "**No selection**: interventions found no feature that igds may use." in text
+    assert "cells are finished" not in text
+
+
+def test_rows_shared_with_igds_are_of_the_same_seed(planted: Finished) -> None:
+    results = dict(planted.results)
+    for cell in results:
+        if cell.arm == "random":
+            results[cell] = result([item("a", "logprob", 0.0)])
+            bits = as_bits((np.arange(15) >= cell.seed) & (np.arange(15) < cell.seed + 3))
+            results[cell].facts["selection"]["bits"] = bits
+    found = replace(planted, results=results)
+    table = cost_table(found, arms(found)).splitlines()
+    assert "| 66.7 % |" in next(line for line in table if line.startswith("| random"))
+
+
 def test_the_page_says_what_is_not_confirmed(planted: Finished) -> None:
     text = comparison(planted, arms(planted))
     assert "**UNCONFIRMED**: no feature is confirmed behind igds." in text
 
 
 def test_selections_from_other_pools_share_nothing(planted: Finished) -> None:
-    cell = next(cell for cell in planted.results if cell.name == "loss_0.2_s0")
-    other = replace(planted.results[cell], identity={**planted.results[cell].identity})
-    other.identity["contents"] = {"pool": ["another"]}  # type: ignore[index]
-    found = replace(planted, results={**planted.results, cell: other})
+    results = dict(planted.results)
+    for cell, one in planted.results.items():
+        if cell.arm == "loss":
+            contents = {"pool": ["another"]}
+            results[cell] = replace(one, identity={**one.identity, "contents": contents})
+    found = replace(planted, results=results)
     before, after = (cost_table(one, arms(one)) for one in (planted, found))
     assert before.count("100.0 %") == 2 and after.count("100.0 %") == 1
 

@@ -42,7 +42,7 @@ class Experiment:
         else:
             found = run_experiment(file, overwrite=self.overwrite, progress=make_progress())
         page = write_pages(found)
-        print(f"cells: {len(found.results)} of {len(found.plan.cells)} are finished")
+        print(f"cells: {found.done} of {len(found.plan.cells)} are finished")
         for one in contrasts(found):
             print(f"{one.arm} - {one.against} at {one.budget}: {verdict(one)}")
         for line in stamps(found):

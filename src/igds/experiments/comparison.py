@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,8 @@ from igds.experiments.results import CellResult
 from igds.experiments.run import Finished
 from igds.stats.crossed import Crossed, crossed_mean, holm
 
+ACTIVATION = "feature_activation"
+"""Metric of a run's own task features: nothing is told by a difference between two runs."""
 REFERENCE = "random"
 """Arm that every other one at its budget is compared with, declared or not."""
 
@@ -58,7 +61,19 @@ class Tested:
     wanted: int
     """Seeds that the grid asks for."""
     adjusted: float
-    """p by Holm over all declared contrasts, those that are not measured yet taken as 1."""
+    """p by Holm over all declared contrasts; of those that are not judged yet it is taken as 1."""
+    declared: int
+    """How many contrasts were declared."""
+
+    @property
+    def judged(self) -> bool:
+        """Return whether all seeds are finished, and are more than one."""
+        return self.difference.seeds == self.wanted > 1
+
+    @property
+    def detectable(self) -> float:
+        """Return the smallest effect found with a power of 0.8 at Holm's strictest step."""
+        return self.difference.detectable(0.05 / self.declared)
 
 
 def arms(finished: Finished) -> list[Arm]:
@@ -104,17 +119,28 @@ def contrasts(finished: Finished) -> list[Tested]:
                         budget=budget_label(part.budget),
                         difference=measured,
                         wanted=part.seeds,
-                        adjusted=float("nan"),
+                        adjusted=1.0,
+                        declared=declared,
                     )
                 )
     return adjusted(found, declared)
 
 
 def adjusted(tested: Sequence[Tested], declared: int) -> list[Tested]:
-    """Return the contrasts with p by Holm over all that were declared, measured or not."""
-    p = [one.difference.p for one in tested]
+    """Return the contrasts with p by Holm over all that were declared, judged or not.
+
+    Args:
+        tested: those that are measured.
+        declared: how many there are in all.
+    """
+    p = [
+        one.difference.p if one.judged and not math.isnan(one.difference.p) else 1.0
+        for one in tested
+    ]
     found = holm([*p, *[1.0] * (declared - len(p))])
-    return [replace(one, adjusted=q) for one, q in zip(tested, found, strict=False)]
+    return [
+        replace(one, adjusted=q, declared=declared) for one, q in zip(tested, found, strict=False)
+    ]
 
 
 def differences(
@@ -122,14 +148,19 @@ def differences(
 ) -> dict[str, Crossed]:
     """Return metric -> mean difference over paired cells, on the items that all of them have.
 
+    Activations are compared where both arms have the same task features.
+
     Args:
         finished: the experiment.
         ours: cells of one arm, by seed.
         theirs: as many of another; pairs of which one is not finished are left out.
     """
     pairs = _pairs(finished, ours, theirs)
-    known = pairs[0][0].values if pairs else {}
-    found = {metric: _difference(pairs, metric) for metric in known}
+    known = set(pairs[0][0].values) if pairs else set()
+    runs = {finished.plan.cell_config(cell).name for cell in (*ours, *theirs)}
+    if len(runs) > 1:
+        known.discard(ACTIVATION)
+    found = {metric: _difference(pairs, metric) for metric in sorted(known)}
     return {metric: one for metric, one in found.items() if one is not None}
 
 

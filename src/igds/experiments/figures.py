@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from igds.config.experiment import FULL, ORIGINAL, split_arm
-from igds.experiments.comparison import Arm
+from igds.experiments.cells import budget_label
+from igds.experiments.comparison import ACTIVATION, Arm
 from igds.experiments.run import Finished
 from igds.reporting.figures import svg_text
 from igds.stats.rank import spearman
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ACTIVATION = "feature_activation"
-"""Metric of the held-out prompts, in the fine-tuned model."""
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9,
@@ -74,7 +74,8 @@ def by_ratio(finished: Finished, found: Sequence[Arm], metric: str) -> bytes | N
 def by_activation(finished: Finished, metric: str) -> bytes | None:
     """Return each cell's metric by its model's feature activation (the paper's Fig. 3).
 
-    Arms under a variant may have other task features and are left out.
+    Arms under a variant may have other task features and are left out. The correlation is that of
+    the budget with most cells: more updates move both. Trainings that diverged are left out too.
     """
     import matplotlib
 
@@ -83,23 +84,31 @@ def by_activation(finished: Finished, metric: str) -> bytes | None:
         for cell, result in finished.results.items()
         if split_arm(cell.arm)[1] is None and {ACTIVATION, metric} <= result.values.keys()
     ]
-    trained = [pair for pair in cells if pair[0].arm != ORIGINAL]
+    points = {
+        cell: tuple(
+            float(np.mean(list(result.values[name].values()))) for name in (ACTIVATION, metric)
+        )
+        for cell, result in cells
+        if cell.arm != ORIGINAL
+    }
+    trained = [cell for cell, point in points.items() if np.isfinite(point).all()]
     if len(trained) < 3:
         return None
-    x, y = (
-        np.array([np.mean(list(result.values[name].values())) for _, result in trained])
-        for name in (ACTIVATION, metric)
-    )
+    x, y = np.array([points[cell] for cell in trained]).T
+    budgets = ["" if cell.budget is None else budget_label(cell.budget) for cell in trained]
+    ((most, _),) = Counter(budgets).most_common(1)
+    alike = np.array([budget == most for budget in budgets])
+    selections = [cell.arm for cell, kept in zip(trained, alike, strict=True) if kept]
+    said = correlation_text(x[alike], y[alike], selections)
     with matplotlib.rc_context(_STYLE):
         figure, axes = _canvas(
             "Mean activation of the task features, held out", f"{metric}, held out"
         )
-        names = list(dict.fromkeys(cell.arm for cell, _ in trained))
+        names = list(dict.fromkeys(cell.arm for cell in trained))
         for place, name in enumerate(names):
-            own = [cell.arm == name for cell, _ in trained]
+            own = [cell.arm == name for cell in trained]
             axes.scatter(x[own], y[own], s=18, color=_colour(place), label=name)
-        selections = [(cell.arm, cell.budget) for cell, _ in trained]
-        axes.set_title(correlation_text(x, y, selections), loc="left", fontsize=9)
+        axes.set_title(f"{most or 'all rows'}: {said}", loc="left", fontsize=9)
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         return svg_text(figure, "activation").encode()
 
@@ -114,7 +123,7 @@ def correlation_text(
     Args:
         x: one value a fine-tuned model.
         y: the same.
-        selections: arm and budget of each.
+        selections: the arm of each.
     """
     known = list(dict.fromkeys(selections))
     models = f"n = {len(x)} fine-tuned models of {len(known)} selections"

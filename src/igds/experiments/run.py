@@ -14,18 +14,20 @@ from typing import Any
 import pyarrow.compute as pc
 
 from igds import pipeline
-from igds.config.experiment import ORIGINAL
+from igds.config.experiment import ORIGINAL, split_arm
 from igds.config.identity import digest, dump_yaml, to_plain
 from igds.config.load import ConfigFile
 from igds.config.schema import Config
+from igds.config.scoring import USE_FEATURES, scored_by
 from igds.data.identity import source_identity
-from igds.errors import RequestError
+from igds.errors import NoTaskFeature, RequestError
 from igds.evaluation.results import TUNED
 from igds.experiments.cells import INPUTS, Cell, Plan, cell_identity, plan_cells
 from igds.experiments.costs import selection_cost
 from igds.experiments.diversity import diversity
 from igds.experiments.features import identified, ranked_by
 from igds.experiments.results import (
+    ITEMS,
     CellResult,
     as_bits,
     other_settings,
@@ -58,7 +60,14 @@ class Finished:
     folder: Path
     """`<runs_dir>/<name>`."""
     results: Mapping[Cell, CellResult]
-    """The finished cells."""
+    """The cells that were measured."""
+    unselected: tuple[Cell, ...] = ()
+    """Cells that have no selection, as interventions found no feature for them: finished too."""
+
+    @property
+    def done(self) -> int:
+        """Return how many cells are finished."""
+        return len(self.results) + len(self.unselected)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,20 +123,20 @@ def run_experiment(
         work.progress.note(
             f"experiment: {len(cells) - len(missing)} of {len(cells)} cells are finished"
         )
-        made: set[str] = set()
+        usable: dict[str, bool] = {}
         for place, cell in enumerate(missing, start=1):
             name = work.shared_of(cell)
-            if name not in made:
-                work.progress.note(f"experiment: {name}, what its cells have in common")
-                pipeline.run_part(
-                    work.file_of(work.plan.shared[name]),
-                    work.folder.parent,
-                    overwrite=overwrite,
-                    progress=work.progress,
-                )
-                made.add(name)
+            if name not in usable:
+                usable[name] = _run_shared(work, name, missing)
             work.progress.note(f"experiment: cell {cell.name}, {place} of {len(missing)}")
-            _run_cell(work, cell, work.identity(cell, inputs[name]))
+            identity = work.identity(cell, inputs[name])
+            if usable[name]:
+                _run_cell(work, cell, identity)
+            else:
+                kept = CellResult(
+                    identity=identity, facts=_facts(work, cell, {}), items=ITEMS.empty_table()
+                )
+                write_result(result_file(work.results, cell.name), kept)
     return finished(file)
 
 
@@ -143,7 +152,8 @@ def finished(file: ConfigFile) -> Finished:
     """
     work = _work(file, False, make_progress())
     found = {cell: _result(work, cell) for cell in work.plan.cells}
-    results = {cell: result for cell, result in found.items() if result is not None}
+    kept = {cell: result for cell, result in found.items() if result is not None}
+    results = {cell: result for cell, result in kept.items() if len(result.items)}
     tests = {
         digest(result.identity["contents"]["test"]): cell.name for cell, result in results.items()
     }
@@ -152,7 +162,8 @@ def finished(file: ConfigFile) -> Finished:
             f"{work.results}: the cells {' and '.join(list(tests.values())[:2])} were measured on "
             "different rows, and cannot be compared"
         )
-    return Finished(plan=work.plan, folder=work.folder, results=results)
+    unselected = tuple(cell for cell in kept if cell not in results)
+    return Finished(plan=work.plan, folder=work.folder, results=results, unselected=unselected)
 
 
 def _work(file: ConfigFile, overwrite: bool, progress: Progress) -> _Work:
@@ -230,6 +241,29 @@ def _drop_weights(work: _Work, cell: Cell) -> None:
         shutil.rmtree(work.folder / "cells" / cell.name / "finetune" / name, ignore_errors=True)
 
 
+def _run_shared(work: _Work, name: str, missing: Sequence[Cell]) -> bool:
+    """Run what cells have in common; return whether there is a feature for those that need one.
+
+    Raises:
+        NoTaskFeature: there is none, and some of the cells need none.
+    """
+    work.progress.note(f"experiment: {name}, what its cells have in common")
+    try:
+        pipeline.run_part(
+            work.file_of(work.plan.shared[name]),
+            work.folder.parent,
+            overwrite=work.overwrite,
+            progress=work.progress,
+        )
+    except NoTaskFeature as error:
+        own = [cell for cell in missing if work.shared_of(cell) == name]
+        if any(scored_by(split_arm(cell.arm)[0]) not in USE_FEATURES for cell in own):
+            raise
+        work.progress.note(f"experiment: {name} has no selection: {error}")
+        return False
+    return True
+
+
 def _run_cell(work: _Work, cell: Cell, identity: dict[str, Any]) -> None:
     """Run a cell, keep its result, and drop the weights unless they are wanted."""
     folder = RunFolder(work.folder / "cells" / cell.name)
@@ -264,22 +298,35 @@ def _kept(
     items = folder.table("evaluate/items.parquet")
     model = ORIGINAL if cell.arm == ORIGINAL else TUNED
     stages = folder.manifest().get("stages", {})
-    shared = work.folder / config.name
-    facts = {
+    trained = {}
+    if config.finetune:
+        trained = _trained(work.file_of(config), work.folder / config.name, folder)
+    seconds = {name: cost["seconds"] for name, cost in stages.items()}
+    return CellResult(
+        identity=identity,
+        facts={**_facts(work, cell, seconds), **trained},
+        items=items.filter(pc.equal(items["model"], model)),
+    )
+
+
+def _facts(work: _Work, cell: Cell, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Return what is known of any cell, and which features its run found.
+
+    Args:
+        work: the experiment.
+        cell: the cell.
+        seconds: stage -> how long it took.
+    """
+    shared = work.folder / work.shared_of(cell)
+    return {
         "arm": cell.arm,
         "seed": cell.seed,
-        "seconds": {name: cost["seconds"] for name, cost in stages.items()},
+        "seconds": dict(seconds),
         "outcome": RunFolder(shared).manifest().get("outcome"),
         "identified": identified(shared),
         "versions": {name: version(name) for name in _VERSIONS},
         "git": git_state(Path.cwd()),
-        **(_trained(work.file_of(config), shared, folder) if config.finetune else {}),
     }
-    return CellResult(
-        identity=identity,
-        facts=facts,
-        items=items.filter(pc.equal(items["model"], model)),
-    )
 
 
 def _trained(file: ConfigFile, shared: Path, folder: RunFolder) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,19 @@ from igds.experiments.run import Finished
 from igds.reporting.text import count, duration, number, percent, signed
 from igds.stats.crossed import Crossed
 
+ADJUSTED = (
+    "Verdicts and p (Holm) are adjusted for all declared contrasts; each interval is of 95 % by "
+    "itself."
+)
+"""Said of declared contrasts."""
+EXPLORED = (
+    "What follows was not declared and is not adjusted: among as many intervals some miss 0 by "
+    "chance. An interval of one seed, or marked (seeds: 1), is of held-out items alone; one of two "
+    "seeds covers other trainings less often than 95 %."
+)
+"""Said of all other intervals."""
+_NAMED = 3
+"""Most columns of a score that are named one by one."""
 METRICS = {
     "logprob": "log-probability of the gold response, nats a token",
     "logprob_answer": "log-probability of the final answer, nats a token",
@@ -31,14 +45,14 @@ def comparison(finished: Finished, found: Sequence[Arm]) -> str:
         found: its arms.
     """
     primary = finished.plan.experiment.primary
-    done, wanted = len(finished.results), len(finished.plan.cells)
+    done, wanted = finished.done, len(finished.plan.cells)
     config = finished.plan.config
     parts = [f"Model {config.model.train_id or config.model.id}, task {config.task.name}."]
     if done < wanted:
         parts.append(f"**{done} of {wanted} cells are finished.**")
     parts += stamps(finished)
     parts += ["### Declared contrasts", contrast_table(contrasts(finished), primary)]
-    return "\n\n".join([*parts, *arm_tables(finished, found)]) + "\n"
+    return "\n\n".join([*parts, EXPLORED, *arm_tables(finished, found)]) + "\n"
 
 
 def stamps(finished: Finished) -> list[str]:
@@ -46,12 +60,14 @@ def stamps(finished: Finished) -> list[str]:
     doubtful = dict.fromkeys(
         cell.arm
         for cell, result in finished.results.items()
-        if scored_by(split_arm(cell.arm)[0]) in USE_FEATURES
-        and result.facts["outcome"] == "UNCONFIRMED"
+        if _uses_features(cell.arm) and result.facts["outcome"] == "UNCONFIRMED"
     )
     found = []
     if doubtful:
         found.append(f"**UNCONFIRMED**: no feature is confirmed behind {', '.join(doubtful)}.")
+    if finished.unselected:
+        names = ", ".join(dict.fromkeys(cell.arm for cell in finished.unselected))
+        found.append(f"**No selection**: interventions found no feature that {names} may use.")
     if finished.plan.config.data.overlap == "allow":
         found.append("**OVERLAP ALLOWED**: sets may share rows, the held-out ones too.")
     return found
@@ -68,7 +84,11 @@ def arm_tables(finished: Finished, found: Sequence[Arm]) -> list[str]:
         own = [arm for arm in found if metric in arm.means]
         parts += [title, arm_table(own, metric, published=metric == primary)]
     parts += ["### What was selected, and what it cost", cost_table(finished, found)]
-    return [*parts, *break_even(finished, found)]
+    parts += break_even(finished, found)
+    features = feature_table(finished, found)
+    if features:
+        parts += ["### By which features", features]
+    return [*parts, provenance(finished)]
 
 
 def contrast_table(found: Sequence[Tested], primary: str) -> str:
@@ -77,7 +97,7 @@ def contrast_table(found: Sequence[Tested], primary: str) -> str:
         return "None is measured yet."
     columns = (
         "contrast", "budget", "seeds", "items", f"difference in {primary}", "seed deviation", "p",
-        "p (Holm)", "smallest detectable", "in words",
+        "p (Holm)", f"smallest detectable at {0.05 / found[0].declared:.2g}", "in words",
     )  # fmt: skip
     rows = [
         (
@@ -87,21 +107,16 @@ def contrast_table(found: Sequence[Tested], primary: str) -> str:
             one.difference.items,
             interval(one.difference, sign=True),
             number(one.difference.seed_deviation, 4),
-            *(_tests(one) if judged(one) else ("", "", "")),
+            *(_tests(one) if one.judged else ("", "", "")),
             verdict(one),
         )
         for one in found
     ]
-    return markdown(columns, rows)
-
-
-def judged(one: Tested) -> bool:
-    """Return whether all seeds of a contrast are finished, and are more than one."""
-    return one.difference.seeds == one.wanted > 1
+    return f"{markdown(columns, rows)}\n\n{ADJUSTED}"
 
 
 def _tests(one: Tested) -> tuple[str, str, str]:
-    return chance(one.difference.p), chance(one.adjusted), number(one.difference.detectable, 4)
+    return chance(one.difference.p), chance(one.adjusted), number(one.detectable, 4)
 
 
 def verdict(one: Tested) -> str:
@@ -153,7 +168,7 @@ def cost_table(finished: Finished, found: Sequence[Arm]) -> str:
     """Return what each arm selected and what that took, means over its seeds."""
     columns = (
         "arm", "budget", "rows", "tokens", "updates", "source entropy", "distinct 2-grams",
-        "score 0", "shared with igds", "to find features", "to score", "training",
+        "no score", "score 0", "shared with igds", "to find features", "to score", "training",
     )  # fmt: skip
     rows = []
     for arm in found:
@@ -170,6 +185,7 @@ def cost_table(finished: Finished, found: Sequence[Arm]) -> str:
                 _whole(facts, "trained", "steps"),
                 number(_mean(facts, "selection", "source_entropy"), 2),
                 number(_mean(facts, "selection", "distinct_2"), 3),
+                count(_unscored(facts[0]["selection"])) if chosen else "",
                 number(_mean(facts, "selection", "share_zero"), 2) if chosen else "",
                 percent(_overlap(finished, found, arm)),
                 _whole(facts, "cost", "identify"),
@@ -179,12 +195,46 @@ def cost_table(finished: Finished, found: Sequence[Arm]) -> str:
         )
     note = (
         "Finding features and scoring the pool are upper bounds in forward equivalents, tokens "
-        "through the whole model; updates and times are those of one cell. distinct 2-grams falls "
-        "with the number of rows; score 0 is the share of the pool whose score is exactly 0, "
-        "shared with igds that of an arm's rows which igds takes too at this budget. "
-        "(seeds: 1) marks a difference of one training, whose interval is of held-out rows alone."
+        "through the whole model; updates and times, those of a clock whatever else the machine "
+        "did, are those of one cell. distinct 2-grams falls with the number of rows; no score is "
+        "how many rows of the pool the method gives none, so that they cannot be selected; score 0 "
+        "is the share of the pool whose score is exactly 0, shared with igds that of an arm's rows "
+        "which igds takes too at this budget and seed."
     )
     return f"{markdown(columns, rows)}\n\n{note}"
+
+
+def feature_table(finished: Finished, found: Sequence[Arm]) -> str:
+    """Return what each arm's score adds up, and its run's task features; empty without arms."""
+    rows = []
+    for arm in found:
+        facts = [finished.results[cell].facts for cell in arm.cells]
+        if "ranked_by" not in facts[0] or split_arm(arm.arm)[0] == FULL:
+            continue
+        known = facts[0]["identified"]
+        effects = known["effects"] if known and _uses_features(arm.arm) else []
+        deltas = ", ".join(
+            f"{one['feature']} on {one['split']} {signed(one['delta'], 4)} "
+            f"[{signed(one['delta_low'], 4)}, {signed(one['delta_high'], 4)}]"
+            for one in effects
+        )
+        columns = dict.fromkeys(name for one in facts for name in one["ranked_by"])
+        named = ", ".join(columns) if len(columns) <= _NAMED else f"{len(columns)} features"
+        rows.append((arm.arm, arm.budget, named, deltas))
+    columns = ("arm", "budget", "score made of", "task features: deltas [95 %]")
+    return markdown(columns, rows) if rows else ""
+
+
+def provenance(finished: Finished) -> str:
+    """Return which commits and versions made the cells, most of them first."""
+    made = Counter(_made_by(result.facts) for result in finished.results.values())
+    return "Cells by what made them: " + "; ".join(f"{n} by {by}" for by, n in made.most_common())
+
+
+def _made_by(facts: Mapping[str, Any]) -> str:
+    git = facts.get("git") or {}
+    commit = f"commit {git['sha'][:7]}{' and changes' if git['dirty'] else ''}" if git else "no git"
+    return ", ".join([commit, *(f"{name} {v}" for name, v in facts["versions"].items())])
 
 
 def break_even(finished: Finished, found: Sequence[Arm]) -> list[str]:
@@ -203,6 +253,11 @@ def break_even(finished: Finished, found: Sequence[Arm]) -> list[str]:
         saved = plain["score"] / plain["rows"] - cost["score"] / cost["rows"]
         size = f"{count(round(cost['identify'] / saved))} rows" if saved > 0 else "no pool size"
         lines.append(f"- {name} costs less than loss from {size} on.")
+    settings = finished.plan.config.intervene
+    if lines and settings is not None and settings.controls == 0:
+        lines.append(
+            "\nControls, which confirm a feature and take most of the time, are not in it."
+        )
     return ["\n".join(lines)] if lines else []
 
 
@@ -247,16 +302,31 @@ def _time(seconds: float | None) -> str:
 
 
 def _overlap(finished: Finished, found: Sequence[Arm], arm: Arm) -> float | None:
-    """Return the share of an arm's rows that igds at its budget takes too, by first seeds."""
+    """Return the share of an arm's rows that igds at its budget and seed takes too."""
     igds = [one for one in found if (one.arm, one.budget) == ("igds", arm.budget)]
     if not igds or arm is igds[0]:
         return None
-    results = [finished.results[one.cells[0]] for one in (arm, igds[0])]
-    pools = [result.identity.get("contents", {}).get("pool") for result in results]
-    if pools[0] != pools[1]:
-        return None
-    ours, theirs = map(selected_rows, results)
-    return float((ours & theirs).sum() / ours.sum())
+    theirs = {cell.seed: finished.results[cell] for cell in igds[0].cells}
+    shares = []
+    for cell in arm.cells:
+        pair = [finished.results[cell], theirs.get(cell.seed)]
+        if (
+            pair[1] is None
+            or pair[0].identity["contents"]["pool"] != pair[1].identity["contents"]["pool"]
+        ):
+            continue
+        rows, others = map(selected_rows, pair)
+        shares.append(float((rows & others).sum() / rows.sum()))
+    return sum(shares) / len(shares) if shares else None
+
+
+def _uses_features(arm: str) -> bool:
+    """Return whether an arm's rows are chosen by the task features, or in their likeness."""
+    return scored_by(split_arm(arm)[0]) in USE_FEATURES
+
+
+def _unscored(selection: Mapping[str, Any]) -> int:
+    return selection["ok"] - selection["scored"]
 
 
 def _against(difference: Crossed, arm: Arm) -> str:

@@ -15,7 +15,7 @@ import torch
 from igds.config.scoring import DRAWS, RATIOS, Score
 from igds.data.index import load_index
 from igds.data.seeds import seeded_bits
-from igds.errors import RequestError, WorkError
+from igds.errors import NoTaskFeature, RequestError
 from igds.features import FeatureId
 from igds.methods.matched import SAMPLE, Match, matched_draws
 from igds.methods.registry import (
@@ -137,7 +137,7 @@ def _required_features(context: Context) -> tuple[FeatureId, ...]:
     """Return F_task.
 
     Raises:
-        WorkError: interventions left none; the best unconfirmed feature is named.
+        NoTaskFeature: interventions left none; the best unconfirmed feature is named.
     """
     settings = context.config.intervene
     if not context.task_features:
@@ -146,7 +146,7 @@ def _required_features(context: Context) -> tuple[FeatureId, ...]:
         )
         if settings is not None and settings.allow_unconfirmed:
             advice = "Measure more of them (intervene.confirm_n), or add SAEs of other blocks,"
-        raise WorkError(
+        raise NoTaskFeature(
             f"no task feature to score with: {context.outcome['reason']}. {advice} and say "
             "--overwrite"
         )
