@@ -19,7 +19,7 @@ from dataclasses import replace
 import numpy as np
 
 from _common import ROOT
-from igds.config.experiment import FULL, split_arm
+from igds.config.experiment import FULL, ORIGINAL, split_arm
 from igds.config.load import load_config
 from igds.experiments.comparison import Arm, Tested, adjusted, arms, contrasts, differences
 from igds.experiments.figures import figures
@@ -36,6 +36,7 @@ from igds.experiments.tables import (
     stamps,
 )
 from igds.reporting.text import number, percent, signed
+from igds.stats.crossed import Crossed
 
 NAMES = ("math", "summarization", "noise-prompt", "noise-response")
 TITLES_OF = {
@@ -113,7 +114,8 @@ def page(
         tuned: the runs on development rows.
     """
     drawn = {}
-    parts = [INTRODUCTION, "## How far it has come", progress(found)]
+    parts = [INTRODUCTION, "## In short", in_short(found)]
+    parts += ["## How far it has come", progress(found)]
     tested = all_contrasts(found)
     primary = next(iter(found.values())).plan.experiment.primary
     parts += ["## The declared contrasts", contrast_table(tested, primary)]
@@ -127,6 +129,8 @@ def page(
         parts += [f"## {TITLES_OF[name]}", *stamps(experiment)]
         if name != "summarization":
             parts.append(COPIED)
+        if rivals := igds_minus(experiment, measured):
+            parts += ["### igds minus each other arm", difference_table(rivals)]
         parts += arm_tables(experiment, measured)
         for file, svg in figures(experiment, measured).items():
             drawn[f"small/{name}/{file}"] = svg
@@ -147,6 +151,75 @@ def progress(found: Mapping[str, Finished]) -> str:
     rows = [(name, one.done, len(one.plan.cells)) for name, one in found.items()]
     total = ("all", *(sum(int(row[k]) for row in rows) for k in (1, 2)))
     return markdown(("pool", "finished cells", "cells"), [*rows, total])
+
+
+def in_short(found: Mapping[str, Finished]) -> str:
+    """Return a line a pool: which arms lie beside random rows, and igds beside which, at 20 %."""
+    lines = []
+    for name, experiment in found.items():
+        measured = arms(experiment)
+        primary = experiment.plan.experiment.primary
+        over = {
+            arm.arm: arm.over_random[primary]
+            for arm in measured
+            if arm.budget == BUDGET and primary in arm.over_random
+        }
+        if not over:
+            continue
+        rivals = {arm: gap for (arm, budget), gap in igds_minus(experiment, measured).items()
+                  if budget == BUDGET}  # fmt: skip
+        short = "" if experiment.done == len(experiment.plan.cells) else " (not all cells yet)"
+        lines.append(
+            f"- **{name}**{short}. Against random rows: {sides(over)}. "
+            f"igds against others: {sides(rivals)}."
+        )
+    note = (
+        "By the 95 % interval of each pair at 20 %, not adjusted for their number; those of two "
+        "seeds cover less often. Pairs of one seed are not named. What was declared is judged "
+        "below."
+    )
+    return "\n".join([*lines, "", note]) if lines else "Nothing is measured yet."
+
+
+def sides(differences_to: Mapping[str, Crossed]) -> str:
+    """Return which differences lie above 0, below it, and across it."""
+    known = {arm: gap for arm, gap in differences_to.items() if gap.seeds > 1}
+    found = {
+        "above": [arm for arm, gap in known.items() if gap.interval.low > 0],
+        "below": [arm for arm, gap in known.items() if gap.interval.high < 0],
+    }
+    told = [arm for names in found.values() for arm in names]
+    found["not told apart"] = [arm for arm in known if arm not in told]
+    said = [f"{side}: {', '.join(names)}" for side, names in found.items() if names]
+    return "; ".join(said) or "nothing can be said yet"
+
+
+def igds_minus(experiment: Finished, measured: Sequence[Arm]) -> dict[tuple[str, str], Crossed]:
+    """Return arm and budget -> igds minus that arm on the primary metric, by paired seeds."""
+    primary = experiment.plan.experiment.primary
+    own = {
+        arm.budget: {cell.seed: cell for cell in arm.cells} for arm in measured if arm.arm == "igds"
+    }
+    found = {}
+    for arm in measured:
+        ours = own.get(arm.budget, {})
+        pairs = [(ours[cell.seed], cell) for cell in arm.cells if cell.seed in ours]
+        if arm.arm in ("igds", ORIGINAL, FULL) or not pairs:
+            continue
+        gap = differences(experiment, *zip(*pairs, strict=True)).get(primary)
+        if gap is not None:
+            found[arm.arm, arm.budget] = gap
+    return found
+
+
+def difference_table(found: Mapping[tuple[str, str], Crossed]) -> str:
+    """Return a row an arm and budget: seeds, difference, what could have been seen."""
+    columns = ("arm", "budget", "seeds", "igds minus it", "smallest detectable")
+    rows = [
+        (arm, budget, gap.seeds, interval(gap, sign=True), number(gap.detectable(), 4))
+        for (arm, budget), gap in found.items()
+    ]
+    return markdown(columns, rows)
 
 
 def all_contrasts(found: Mapping[str, Finished]) -> list[Tested]:
@@ -234,7 +307,9 @@ def null_predictions(found: Mapping[str, Finished]) -> str:
     for name in ("math", "summarization"):
         experiment = found[name]
         primary = experiment.plan.experiment.primary
-        shown = {arm.arm: arm for arm in arms(experiment) if arm.budget == BUDGET}
+        measured = arms(experiment)
+        leads = igds_minus(experiment, measured)
+        shown = {arm.arm: arm for arm in measured if arm.budget == BUDGET}
         none = {cell.arm for cell in experiment.unselected}
         rows += [(name, arm, "", "", "met: no usable feature", "") for arm in NULLS if arm in none]
         for arm in (shown[one] for one in NULLS if one in shown):
@@ -243,11 +318,7 @@ def null_predictions(found: Mapping[str, Finished]) -> str:
                 continue
             judged = gain.seeds == arm.wanted > 1 and not math.isnan(gain.interval.low)
             said = met(gain.interval.low <= 0, "not contradicted") if judged else ""
-            theirs = {cell.seed: cell for cell in shown["igds"].cells} if "igds" in shown else {}
-            pairs = [(theirs[cell.seed], cell) for cell in arm.cells if cell.seed in theirs]
-            lead = (
-                differences(experiment, *zip(*pairs, strict=True)).get(primary) if pairs else None
-            )
+            lead = leads.get((arm.arm, BUDGET))
             rows.append(
                 (
                     name,

@@ -134,3 +134,16 @@ def test_a_null_is_judged_by_as_many_seeds_as_were_wanted_and_may_have_no_featur
         tuple(int(word) if word.isdigit() else word for word in line.strip("| ").split(" | "))
         for line in small_results.progress(found).splitlines()
     ]
+
+
+def test_the_page_says_in_short_what_lies_above_and_below() -> None:
+    values = {"original": -1.0, "igds": 0.1, "loss": -0.1, "cosine": 0.1}
+    grid = planted("noise-prompt", partial(by_arm, values, 0.0))
+    said, *_ = small_results.in_short({"noise-prompt": grid}).splitlines()
+    random, igds = said.split("igds against others: ")
+    assert random.startswith("- **noise-prompt**. Against random rows: above: igds, cosine; below:")
+    assert "below: loss; not told apart: length." in random
+    assert igds == "above: random, length, loss; not told apart: cosine."
+    first = {cell: one for cell, one in grid.results.items() if cell.seed == 0}
+    short = small_results.in_short({"noise-prompt": replace(grid, results=first)})
+    assert "(not all cells yet). Against random rows: nothing can be said yet." in short

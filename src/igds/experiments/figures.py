@@ -14,6 +14,7 @@ from igds.experiments.cells import budget_label
 from igds.experiments.comparison import ACTIVATION, Arm
 from igds.experiments.run import Finished
 from igds.reporting.figures import svg_text
+from igds.reporting.text import percent
 from igds.stats.rank import spearman
 
 if TYPE_CHECKING:
@@ -64,9 +65,13 @@ def by_ratio(finished: Finished, found: Sequence[Arm], metric: str) -> bytes | N
                 dashes = (0, (1, 2)) if arm.arm == FULL else (0, (4, 3))
                 axes.axhline(mean, color="#555555", linewidth=1, linestyle=dashes, label=arm.arm)
         names = list(dict.fromkeys(arm.arm for arm in points if arm.arm != FULL))
+        shares = sorted({round(_share(finished, arm), 3) for arm in points if arm.arm != FULL})
+        step = 0.8 * min(np.diff(shares), default=0.2) / max(len(names), 1)
         for place, name in enumerate(names):
             own = [arm for arm in points if arm.arm == name]
-            _line(axes, finished, own, metric, place, aside=place - (len(names) - 1) / 2)
+            aside = float(step) * (place - (len(names) - 1) / 2)
+            _line(axes, finished, own, metric, place, aside=aside)
+        axes.set_xticks(shares, [percent(share) for share in shares])
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         return svg_text(figure, "ratio").encode()
 
@@ -145,7 +150,7 @@ def _line(
 ) -> None:
     """Draw one arm over its budgets, its points a little aside of their share."""
     values = [arm.means[metric].interval for arm in own]
-    x = np.array([_share(finished, arm) for arm in own]) + 0.002 * aside
+    x = np.array([_share(finished, arm) for arm in own]) + aside
     y = np.array([value.mean for value in values])
     below = y - np.array([value.low for value in values])
     above = np.array([value.high for value in values]) - y
