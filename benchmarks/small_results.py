@@ -34,6 +34,7 @@ from igds.experiments.tables import (
     interval,
     markdown,
     stamps,
+    verdict,
 )
 from igds.reporting.text import number, percent, signed
 from igds.stats.crossed import Crossed
@@ -114,9 +115,9 @@ def page(
         tuned: the runs on development rows.
     """
     drawn = {}
-    parts = [INTRODUCTION, "## In short", in_short(found)]
-    parts += ["## How far it has come", progress(found)]
     tested = all_contrasts(found)
+    parts = [INTRODUCTION, "## In short", in_short(found, tested)]
+    parts += ["## How far it has come", progress(found)]
     primary = next(iter(found.values())).plan.experiment.primary
     parts += ["## The declared contrasts", contrast_table(tested, primary)]
     parts.append("Holm's procedure is over all six, measured or not.")
@@ -129,8 +130,14 @@ def page(
         parts += [f"## {TITLES_OF[name]}", *stamps(experiment)]
         if name != "summarization":
             parts.append(COPIED)
-        if rivals := igds_minus(experiment, measured):
-            parts += ["### igds minus each other arm", difference_table(rivals)]
+        declared = {one.against for one in tested if one.arm == f"{name}: igds"}
+        rivals = {
+            (arm, budget): gap
+            for (arm, budget), gap in igds_minus(experiment, measured).items()
+            if budget != BUDGET or arm not in declared
+        }
+        if rivals:
+            parts += ["### igds minus other arms", difference_table(rivals)]
         parts += arm_tables(experiment, measured)
         for file, svg in figures(experiment, measured).items():
             drawn[f"small/{name}/{file}"] = svg
@@ -153,43 +160,57 @@ def progress(found: Mapping[str, Finished]) -> str:
     return markdown(("pool", "finished cells", "cells"), [*rows, total])
 
 
-def in_short(found: Mapping[str, Finished]) -> str:
-    """Return a line a pool: which arms lie beside random rows, and igds beside which, at 20 %."""
+def in_short(found: Mapping[str, Finished], tested: Sequence[Tested]) -> str:
+    """Return lines a pool: the declared contrasts, then which arms lie beside which, at 20 %.
+
+    Args:
+        found: the pools.
+        tested: the declared contrasts of all of them.
+    """
     lines = []
     for name, experiment in found.items():
         measured = arms(experiment)
         primary = experiment.plan.experiment.primary
+        declared = [one for one in tested if one.arm.startswith(f"{name}: ")]
+        pairs = {
+            (one.arm.removeprefix(f"{name}: "), one.against): verdict(one).removeprefix(f"{name}: ")
+            for one in declared
+        }
         over = {
             arm.arm: arm.over_random[primary]
             for arm in measured
-            if arm.budget == BUDGET and primary in arm.over_random
+            if arm.budget == BUDGET
+            and primary in arm.over_random
+            and (arm.arm, "random") not in pairs
         }
-        if not over:
+        rivals = {
+            arm: gap
+            for (arm, budget), gap in igds_minus(experiment, measured).items()
+            if budget == BUDGET and ("igds", arm) not in pairs and arm != "random"
+        }
+        if not over and not pairs:
             continue
-        rivals = {arm: gap for (arm, budget), gap in igds_minus(experiment, measured).items()
-                  if budget == BUDGET}  # fmt: skip
         short = "" if experiment.done == len(experiment.plan.cells) else " (not all cells yet)"
-        lines.append(
-            f"- **{name}**{short}. Against random rows: {sides(over)}. "
-            f"igds against others: {sides(rivals)}."
-        )
+        lines.append(f"- **{name}**{short}.")
+        lines += [f"  - Declared, {a} - {b}: {said}." for (a, b), said in pairs.items()]
+        lines.append(f"  - Against random rows: {sides(over)}.")
+        lines.append(f"  - igds against others: {sides(rivals)}.")
     note = (
-        "By the 95 % interval of each pair at 20 %, not adjusted for their number; those of two "
-        "seeds cover less often. Pairs of one seed are not named. What was declared is judged "
-        "below."
+        "What was not declared is said by the 95 % interval of each pair at 20 %, not adjusted for "
+        "their number; those of two seeds cover less often. Pairs of one seed are not named."
     )
     return "\n".join([*lines, "", note]) if lines else "Nothing is measured yet."
 
 
-def sides(differences_to: Mapping[str, Crossed]) -> str:
+def sides(gaps: Mapping[str, Crossed]) -> str:
     """Return which differences lie above 0, below it, and across it."""
-    known = {arm: gap for arm, gap in differences_to.items() if gap.seeds > 1}
-    found = {
-        "above": [arm for arm, gap in known.items() if gap.interval.low > 0],
-        "below": [arm for arm, gap in known.items() if gap.interval.high < 0],
-    }
-    told = [arm for names in found.values() for arm in names]
-    found["not told apart"] = [arm for arm in known if arm not in told]
+    found: dict[str, list[str]] = {"above": [], "below": [], "not told apart": [], "diverged": []}
+    for arm, gap in gaps.items():
+        if math.isnan(gap.interval.mean):
+            found["diverged"].append(arm)
+        elif gap.seeds > 1:
+            above, below = gap.interval.low > 0, gap.interval.high < 0
+            found["above" if above else "below" if below else "not told apart"].append(arm)
     said = [f"{side}: {', '.join(names)}" for side, names in found.items() if names]
     return "; ".join(said) or "nothing can be said yet"
 
@@ -325,7 +346,9 @@ def null_predictions(found: Mapping[str, Finished]) -> str:
                     arm.arm,
                     gain.seeds,
                     interval(gain, sign=True),
-                    f"{said}; under {number(gain.detectable(), 4)} cannot be seen" if said else "",
+                    f"{said}; {number(gain.detectable(), 4)} is seen with a power of 0.8"
+                    if said
+                    else "",
                     interval(lead, sign=True) if lead else "",
                 )
             )

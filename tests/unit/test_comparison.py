@@ -16,7 +16,7 @@ from igds.config.inputs import SAE, Data, Model, Source
 from igds.config.schema import Config
 from igds.config.training import Evaluate, Finetune
 from igds.experiments.cells import plan_cells
-from igds.experiments.comparison import arms, contrasts
+from igds.experiments.comparison import adjusted, arms, contrasts
 from igds.experiments.figures import correlation_text
 from igds.experiments.results import CellResult, as_bits, selected_rows
 from igds.experiments.run import Finished
@@ -128,6 +128,7 @@ def test_a_correlation_with_a_constant_is_not_defined() -> None:
     assert "not defined" in correlation_text(rising, np.ones(5), range(5))
     found = correlation_text(rising, rising**3, "aabbc")
     assert found == "Spearman 1.00 [1.00, 1.00], n = 5 fine-tuned models of 3 selections"
+    assert "under 3 models" in correlation_text(rising[:2], rising[:2], "ab")
 
 
 def test_trainings_on_one_selection_are_drawn_together() -> None:
@@ -165,8 +166,12 @@ def test_contrasts_that_are_not_judged_yet_lend_their_p_to_none(planted: Finishe
         if cell.arm == "loss":
             results[cell] = planted.results[replace(cell, arm="igds")]
     better, unjudged = contrasts(replace(planted, results=results))
-    assert not unjudged.judged and unjudged.difference.p < 0.05
-    assert better.adjusted == pytest.approx(2 * better.difference.p)
+    assert not unjudged.judged and unjudged.difference.p < 0.05 and unjudged.adjusted == 1.0
+    small = replace(unjudged, difference=replace(unjudged.difference, p=0.001))
+    large = replace(better, difference=replace(better.difference, p=0.02))
+    assert [one.adjusted for one in adjusted([large, small], 2)] == pytest.approx([0.04, 1.0])
+    broken = replace(better, difference=replace(better.difference, p=float("nan")))
+    assert [one.adjusted for one in adjusted([large, broken], 2)] == pytest.approx([0.04, 1.0])
 
 
 def test_activations_of_other_features_are_not_compared(planted: Finished) -> None:
@@ -189,6 +194,14 @@ def test_activations_of_other_features_are_not_compared(planted: Finished) -> No
     found = {arm.arm: arm for arm in arms(apart)}
     assert set(found["igds@other"].over_random) == set(found["igds@other"].gain) == {"logprob"}
     assert set(found["igds@other"].means) == {"feature_activation", "logprob"}
+    contrast = (Contrast(arm="igds@other", against="random"),)
+    settings = replace(
+        plan.experiment,
+        grid=(replace(plan.experiment.grid[0], contrasts=contrast),),
+        primary="feature_activation",
+    )
+    declared = replace(apart, plan=replace(plan, config=replace(other, experiment=settings)))
+    assert contrasts(declared) == []
 
 
 def test_an_arm_that_diverged_has_no_mean_and_no_verdict(planted: Finished) -> None:
@@ -204,13 +217,20 @@ def test_an_arm_that_diverged_has_no_mean_and_no_verdict(planted: Finished) -> N
 def test_the_page_says_by_which_features_and_by_what_code(planted: Finished) -> None:
     last = next(cell for cell in planted.results if cell.name == "loss_0.2_s2")
     many = {f"L10/{n}": 1.0 for n in range(5)}
+    old = next(cell for cell in planted.results if cell.name == "loss_0.2_s0")
     one = planted.results[last]
     changed = {**one.facts, "ranked_by": many, "git": {"sha": "abcdefabcd", "dirty": True}}
-    results = {**planted.results, last: replace(one, facts=changed)}
+    without = {**planted.results[old].facts}
+    del without["ranked_by"]
+    results = {
+        **planted.results,
+        last: replace(one, facts=changed),
+        old: replace(planted.results[old], facts=without),
+    }
     found = replace(planted, results=results)
     text = comparison(found, arms(found))
     assert "| igds | 0.2 | L9/7 | L9/7 on S3 +0.0200 [+0.0100, n/a] |" in text
-    assert "| loss | 0.2 | 6 features |  |" in text
+    assert "| loss | 0.2 | L9/7 / 5 features |  |" in text
     assert "9 by commit 0123456, torch 2; 1 by commit abcdefa and changes, torch 2" in text
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from planted_cells import cell_result, item
 
@@ -85,7 +86,7 @@ def test_a_prediction_of_noise_is_met_or_not_by_every_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("untrained", "said"), [(0.0, "not contradicted; under 0.0"), (0.1, "**not met**; under 0.0")]
+    ("untrained", "said"), [(0.0, "not contradicted; 0.0"), (0.1, "**not met**; 0.0")]
 )
 def test_the_page_holds_contrasts_predictions_and_rates(untrained: float, said: str) -> None:
     better = {"original": -1.0, "igds": 0.1, "igds@untrained": untrained}
@@ -97,7 +98,7 @@ def test_the_page_holds_contrasts_predictions_and_rates(untrained: float, said: 
     tuned = {name: planted(name, partial(by_arm, rate, 0.0)) for name in small_results.TUNED}
     page, drawn = small_results.page(found, tuned)
     assert page.count("math: igds is better") == 3
-    assert page.count("no difference found") == 3  # summarization's
+    assert page.count("no difference found") == 6  # summarization's, in short and in the table
     row = next(line for line in page.splitlines() if line.startswith("| math | igds@untrained"))
     assert f"| {said}" in row
     lead = float(row.rstrip("| ").split(" | ")[-1].split()[0])
@@ -139,11 +140,35 @@ def test_a_null_is_judged_by_as_many_seeds_as_were_wanted_and_may_have_no_featur
 def test_the_page_says_in_short_what_lies_above_and_below() -> None:
     values = {"original": -1.0, "igds": 0.1, "loss": -0.1, "cosine": 0.1}
     grid = planted("noise-prompt", partial(by_arm, values, 0.0))
-    said, *_ = small_results.in_short({"noise-prompt": grid}).splitlines()
-    random, igds = said.split("igds against others: ")
-    assert random.startswith("- **noise-prompt**. Against random rows: above: igds, cosine; below:")
-    assert "below: loss; not told apart: length." in random
-    assert igds == "above: random, length, loss; not told apart: cosine."
+    said = small_results.in_short({"noise-prompt": grid}, []).splitlines()
+    assert said[:3] == [
+        "- **noise-prompt**.",
+        "  - Against random rows: above: igds, cosine; below: loss; not told apart: length.",
+        "  - igds against others: above: length, loss; not told apart: cosine.",
+    ]
     first = {cell: one for cell, one in grid.results.items() if cell.seed == 0}
-    short = small_results.in_short({"noise-prompt": replace(grid, results=first)})
-    assert "(not all cells yet). Against random rows: nothing can be said yet." in short
+    short = small_results.in_short({"noise-prompt": replace(grid, results=first)}, [])
+    assert short.startswith("- **noise-prompt** (not all cells yet).\n")
+    assert "  - Against random rows: nothing can be said yet." in short
+    broken = next(one for cell, one in grid.results.items() if cell.arm == "cosine")
+    nan = pa.array([float("nan")] * len(broken.items), pa.float64())
+    items = broken.items.set_column(4, "value", nan)
+    results = {
+        cell: replace(one, items=items) if cell.arm == "cosine" else one
+        for cell, one in grid.results.items()
+    }
+    said = small_results.in_short({"noise-prompt": replace(grid, results=results)}, [])
+    assert "not told apart: length; diverged: cosine." in said
+
+
+def test_what_was_declared_is_said_by_its_verdict_alone() -> None:
+    values = {"original": -1.0, "igds": 0.1}
+    found = {"math": planted("math", partial(by_arm, values, 0.0))}
+    said = small_results.in_short(found, small_results.all_contrasts(found)).splitlines()
+    assert said[1] == "  - Declared, igds - random: igds is better."
+    assert [line.split(":")[0].split(" - ")[-1] for line in said[1:4]] == [
+        "random", "igds-bottom", "cosine",
+    ]  # fmt: skip
+    random, igds = said[4:6]
+    assert " igds," not in random and "igds-frequency" in random
+    assert "cosine" not in igds and "bottom" not in igds and "igds-frequency" in igds

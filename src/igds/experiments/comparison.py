@@ -110,7 +110,9 @@ def contrasts(finished: Finished) -> list[Tested]:
         for contrast in dict.fromkeys(part.contrasts):
             declared += 1
             sides = [_cells(finished, part, side) for side in (contrast.arm, contrast.against)]
-            measured = _difference(_pairs(finished, *sides), settings.primary)
+            measured = None
+            if _comparable(finished, sides, settings.primary):
+                measured = _difference(_pairs(finished, *sides), settings.primary)
             if measured is not None:
                 found.append(
                     Tested(
@@ -156,12 +158,19 @@ def differences(
         theirs: as many of another; pairs of which one is not finished are left out.
     """
     pairs = _pairs(finished, ours, theirs)
-    known = set(pairs[0][0].values) if pairs else set()
-    runs = {finished.plan.cell_config(cell).name for cell in (*ours, *theirs)}
-    if len(runs) > 1:
-        known.discard(ACTIVATION)
-    found = {metric: _difference(pairs, metric) for metric in sorted(known)}
+    known = pairs[0][0].values if pairs else {}
+    found = {
+        metric: _difference(pairs, metric)
+        for metric in known
+        if _comparable(finished, (ours, theirs), metric)
+    }
     return {metric: one for metric, one in found.items() if one is not None}
+
+
+def _comparable(finished: Finished, sides: Iterable[Sequence[Cell]], metric: str) -> bool:
+    """Return whether a metric means the same in all cells: activations are of a run's features."""
+    runs = {finished.plan.cell_config(cell).name for side in sides for cell in side}
+    return metric != ACTIVATION or len(runs) == 1
 
 
 def _pairs(

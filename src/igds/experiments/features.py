@@ -9,13 +9,14 @@ from typing import Any
 from igds.runs.folder import RunFolder
 from igds.runs.stage import stage_state
 
-_EFFECT = ("feature", "split", "position", "delta", "delta_low", "delta_high")
+_EFFECT = ("feature", "split", "metric", "position", "delta", "delta_low", "delta_high")
 
 
 def identified(run: Path) -> dict[str, Any] | None:
     """Return the task features of a run, why these, and their deltas; None without interventions.
 
-    The deltas are those of S2 and S3, or of all rows in the paper mode; None where undefined.
+    The deltas, also that of the features together, are those of S2 and S3, or of all rows in the
+    paper mode; None where undefined.
 
     Args:
         run: its folder.
@@ -23,6 +24,7 @@ def identified(run: Path) -> dict[str, Any] | None:
     if stage_state(run / "intervene") != "done":
         return None
     found = json.loads((run / "intervene" / "task_features.json").read_bytes())
+    names = [*found["features"], found.get("group")]
     effects = RunFolder(run).table("intervene/effects.parquet").select(list(_EFFECT)).to_pylist()
     return {
         "features": found["features"],
@@ -30,7 +32,7 @@ def identified(run: Path) -> dict[str, Any] | None:
         "effects": [
             {name: None if value != value else value for name, value in row.items()}
             for row in effects
-            if row["feature"] in found["features"] and row["split"] != "S1"
+            if row["feature"] in names and row["split"] != "S1"
         ],
     }
 

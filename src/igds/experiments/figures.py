@@ -31,6 +31,8 @@ _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
 }
 _SIZE = (7.2, 3.8)
+_TICKS = 10
+"""Most shares of the pool that are ticked one by one."""
 _DRAWS = 4000
 
 
@@ -66,12 +68,13 @@ def by_ratio(finished: Finished, found: Sequence[Arm], metric: str) -> bytes | N
                 axes.axhline(mean, color="#555555", linewidth=1, linestyle=dashes, label=arm.arm)
         names = list(dict.fromkeys(arm.arm for arm in points if arm.arm != FULL))
         shares = sorted({round(_share(finished, arm), 3) for arm in points if arm.arm != FULL})
-        step = 0.8 * min(np.diff(shares), default=0.2) / max(len(names), 1)
+        step = min(0.01, 0.8 * min(np.diff(shares), default=1) / max(len(names), 1))
         for place, name in enumerate(names):
             own = [arm for arm in points if arm.arm == name]
             aside = float(step) * (place - (len(names) - 1) / 2)
             _line(axes, finished, own, metric, place, aside=aside)
-        axes.set_xticks(shares, [percent(share) for share in shares])
+        if len(shares) <= _TICKS:
+            axes.set_xticks(shares, [percent(share) for share in shares])
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         return svg_text(figure, "ratio").encode()
 
@@ -132,6 +135,8 @@ def correlation_text(
     """
     known = list(dict.fromkeys(selections))
     models = f"n = {len(x)} fine-tuned models of {len(known)} selections"
+    if len(x) < 3:
+        return f"Spearman: not defined (under 3 models), {models}"
     if len(set(x.tolist())) < 2 or len(set(y.tolist())) < 2:
         return f"Spearman: not defined (a constant), {models}"
     own = [np.flatnonzero([one == selection for one in selections]) for selection in known]

@@ -39,9 +39,9 @@ class CellResult:
     identity: Mapping[str, Any]
     """What its numbers depend on."""
     facts: Mapping[str, Any]
-    """What was selected and trained, how long it took, and by which versions."""
+    """What was selected, by which features, and trained, how long it took, by which versions."""
     items: pa.Table
-    """`ITEMS`."""
+    """`ITEMS`; no row where there was no feature to select by."""
 
     @cached_property
     def values(self) -> dict[str, dict[str, float]]:

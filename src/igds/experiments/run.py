@@ -127,15 +127,14 @@ def run_experiment(
         for place, cell in enumerate(missing, start=1):
             name = work.shared_of(cell)
             if name not in usable:
-                usable[name] = _run_shared(work, name, missing)
+                usable[name] = _run_shared(work, name)
             work.progress.note(f"experiment: cell {cell.name}, {place} of {len(missing)}")
             identity = work.identity(cell, inputs[name])
             if usable[name]:
                 _run_cell(work, cell, identity)
             else:
-                kept = CellResult(
-                    identity=identity, facts=_facts(work, cell, {}), items=ITEMS.empty_table()
-                )
+                facts = {**_facts(work, cell, {}), **_code()}
+                kept = CellResult(identity=identity, facts=facts, items=ITEMS.empty_table())
                 write_result(result_file(work.results, cell.name), kept)
     return finished(file)
 
@@ -241,11 +240,11 @@ def _drop_weights(work: _Work, cell: Cell) -> None:
         shutil.rmtree(work.folder / "cells" / cell.name / "finetune" / name, ignore_errors=True)
 
 
-def _run_shared(work: _Work, name: str, missing: Sequence[Cell]) -> bool:
+def _run_shared(work: _Work, name: str) -> bool:
     """Run what cells have in common; return whether there is a feature for those that need one.
 
     Raises:
-        NoTaskFeature: there is none, and some of the cells need none.
+        NoTaskFeature: there is none, and the cells are under no variant, or some need none.
     """
     work.progress.note(f"experiment: {name}, what its cells have in common")
     try:
@@ -256,8 +255,8 @@ def _run_shared(work: _Work, name: str, missing: Sequence[Cell]) -> bool:
             progress=work.progress,
         )
     except NoTaskFeature as error:
-        own = [cell for cell in missing if work.shared_of(cell) == name]
-        if any(scored_by(split_arm(cell.arm)[0]) not in USE_FEATURES for cell in own):
+        own = [split_arm(cell.arm) for cell in work.plan.cells if work.shared_of(cell) == name]
+        if any(variant is None or scored_by(method) not in USE_FEATURES for method, variant in own):
             raise
         work.progress.note(f"experiment: {name} has no selection: {error}")
         return False
@@ -274,25 +273,33 @@ def _run_cell(work: _Work, cell: Cell, identity: dict[str, Any]) -> None:
     made_of = {name: digest(committed_identity(shared / name)) for name in ("index", *scored)}
     wanted = {"identity": identity, "shared": made_of}
     begun = read_json(folder.path / _RECORD)
-    if begun is not None and begun != wanted:
+    known = {name: begun[name] for name in wanted} if begun else wanted
+    if known != wanted:
         if not work.overwrite:
-            raise other_settings(folder.path, begun, wanted)
+            raise other_settings(folder.path, known, wanted)
         aside = folder.path.with_name(folder.path.name + ".old")
         folder.path.rename(aside)
         shutil.rmtree(aside)
-    write_json(folder.path / _RECORD, wanted)
+        begun = None
+    code = begun["code"] if begun else _code()
+    write_json(folder.path / _RECORD, {**wanted, "code": code})
     folder.write_config(dump_yaml(config))
     if stage_state(folder.path / "evaluate") != "done":
         pipeline.run_cell(
             work.file_of(config), folder, overwrite=work.overwrite, progress=work.progress
         )
-    kept = _kept(work, cell, config, folder, identity)
+    kept = _kept(work, cell, config, folder, identity, code)
     write_result(result_file(work.results, cell.name), kept)
     _drop_weights(work, cell)
 
 
 def _kept(
-    work: _Work, cell: Cell, config: Config, folder: RunFolder, identity: dict[str, Any]
+    work: _Work,
+    cell: Cell,
+    config: Config,
+    folder: RunFolder,
+    identity: dict[str, Any],
+    code: dict[str, Any],
 ) -> CellResult:
     """Return what is kept of a cell whose stages are done."""
     items = folder.table("evaluate/items.parquet")
@@ -304,7 +311,7 @@ def _kept(
     seconds = {name: cost["seconds"] for name, cost in stages.items()}
     return CellResult(
         identity=identity,
-        facts={**_facts(work, cell, seconds), **trained},
+        facts={**_facts(work, cell, seconds), **code, **trained},
         items=items.filter(pc.equal(items["model"], model)),
     )
 
@@ -324,6 +331,12 @@ def _facts(work: _Work, cell: Cell, seconds: Mapping[str, float]) -> dict[str, A
         "seconds": dict(seconds),
         "outcome": RunFolder(shared).manifest().get("outcome"),
         "identified": identified(shared),
+    }
+
+
+def _code() -> dict[str, Any]:
+    """Return which versions and which commit of the working folder make a cell."""
+    return {
         "versions": {name: version(name) for name in _VERSIONS},
         "git": git_state(Path.cwd()),
     }

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from igds.config.experiment import FULL, ORIGINAL, split_arm
-from igds.config.scoring import USE_FEATURES, scored_by
+from igds.config.scoring import RANDOM_MATCHED, USE_FEATURES, scored_by
 from igds.experiments.comparison import Arm, Tested, contrasts
 from igds.experiments.results import selected_rows
 from igds.experiments.run import Finished
@@ -21,9 +21,9 @@ ADJUSTED = (
 )
 """Said of declared contrasts."""
 EXPLORED = (
-    "What follows was not declared and is not adjusted: among as many intervals some miss 0 by "
-    "chance. An interval of one seed, or marked (seeds: 1), is of held-out items alone; one of two "
-    "seeds covers other trainings less often than 95 %."
+    "What follows, but for predictions, was not declared and is not adjusted: among as many "
+    "intervals some miss 0 by chance. An interval of one seed, or marked (seeds: 1), is of "
+    "held-out items alone; one of two seeds covers other trainings less often than 95 %."
 )
 """Said of all other intervals."""
 _NAMED = 3
@@ -88,7 +88,7 @@ def arm_tables(finished: Finished, found: Sequence[Arm]) -> list[str]:
     features = feature_table(finished, found)
     if features:
         parts += ["### By which features", features]
-    return [*parts, provenance(finished)]
+    return [*parts, provenance(finished)] if found else parts
 
 
 def contrast_table(found: Sequence[Tested], primary: str) -> str:
@@ -209,26 +209,38 @@ def feature_table(finished: Finished, found: Sequence[Arm]) -> str:
     rows = []
     for arm in found:
         facts = [finished.results[cell].facts for cell in arm.cells]
-        if "ranked_by" not in facts[0] or split_arm(arm.arm)[0] == FULL:
+        facts = [one for one in facts if "ranked_by" in one]
+        if not facts or split_arm(arm.arm)[0] == FULL:
             continue
         known = facts[0]["identified"]
         effects = known["effects"] if known and _uses_features(arm.arm) else []
         deltas = ", ".join(
-            f"{one['feature']} on {one['split']} {signed(one['delta'], 4)} "
+            f"{one['feature']} on {one['split']}{_measured_as(one)} {signed(one['delta'], 4)} "
             f"[{signed(one['delta_low'], 4)}, {signed(one['delta_high'], 4)}]"
             for one in effects
         )
-        columns = dict.fromkeys(name for one in facts for name in one["ranked_by"])
-        named = ", ".join(columns) if len(columns) <= _NAMED else f"{len(columns)} features"
-        rows.append((arm.arm, arm.budget, named, deltas))
-    columns = ("arm", "budget", "score made of", "task features: deltas [95 %]")
+        scores = dict.fromkeys(_score_text(one["ranked_by"]) for one in facts)
+        like = "rows like those of " if split_arm(arm.arm)[0] in RANDOM_MATCHED else ""
+        rows.append((arm.arm, arm.budget, like + " / ".join(scores), deltas))
+    columns = ("arm", "budget", "score made of, / by seed", "task features: deltas [95 %]")
     return markdown(columns, rows) if rows else ""
 
 
+def _score_text(weights: Mapping[str, float]) -> str:
+    return ", ".join(weights) if len(weights) <= _NAMED else f"{len(weights)} features"
+
+
+def _measured_as(effect: Mapping[str, Any]) -> str:
+    """Return what is unusual of an effect: the task's score, and another position than read."""
+    words = ["task score"] if effect.get("metric") == "task_score" else []
+    words += [effect["position"]] if effect["position"] != "read" else []
+    return f" ({', '.join(words)})" if words else ""
+
+
 def provenance(finished: Finished) -> str:
-    """Return which commits and versions made the cells, most of them first."""
+    """Return which commits and versions began the cells, most of them first."""
     made = Counter(_made_by(result.facts) for result in finished.results.values())
-    return "Cells by what made them: " + "; ".join(f"{n} by {by}" for by, n in made.most_common())
+    return "Cells by what began them: " + "; ".join(f"{n} by {by}" for by, n in made.most_common())
 
 
 def _made_by(facts: Mapping[str, Any]) -> str:
