@@ -14,14 +14,14 @@ import gzip
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from _common import ROOT
 from igds.config.experiment import FULL, ORIGINAL, split_arm
 from igds.config.load import load_config
-from igds.experiments.comparison import Arm, Tested, adjusted, arms, contrasts, differences
+from igds.experiments.comparison import Arm, Tested, adjusted, arms, contrasts, difference
 from igds.experiments.figures import figures
 from igds.experiments.pages import TITLES
 from igds.experiments.results import selected_rows
@@ -85,6 +85,18 @@ Numbers are means over trainings and held-out rows, in nats a token, with 95 % i
 training selected, its tokens and updates among it, is in its own file."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """A pool's experiment and what its finished cells show."""
+
+    experiment: Finished
+    """Its cells."""
+    arms: Sequence[Arm]
+    """Those that have a finished cell."""
+    leads: Mapping[tuple[str, str], Crossed]
+    """Arm and budget -> igds minus that arm on the primary metric, by paired seeds."""
+
+
 def main() -> int:
     """Write the page and return 0."""
     path = RESULTS / "small.md"
@@ -115,25 +127,26 @@ def page(
         tuned: the runs on development rows.
     """
     drawn = {}
+    pools = {name: measure(experiment) for name, experiment in found.items()}
     tested = all_contrasts(found)
-    parts = [INTRODUCTION, "## In short", in_short(found, tested)]
+    parts = [INTRODUCTION, "## In short", in_short(pools, tested)]
     parts += ["## How far it has come", progress(found)]
     primary = next(iter(found.values())).plan.experiment.primary
     parts += ["## The declared contrasts", contrast_table(tested, primary)]
     parts.append("Holm's procedure is over all six, measured or not.")
     parts += ["## What was done otherwise than declared"]
     parts += [(RESULTS / "small" / "deviations.md").read_text(encoding="utf-8").rstrip(), EXPLORED]
-    for name, experiment in found.items():
-        if not experiment.results:
+    for name, pool in pools.items():
+        experiment, measured = pool.experiment, pool.arms
+        if not measured:
             continue
-        measured = arms(experiment)
         parts += [f"## {TITLES_OF[name]}", *stamps(experiment)]
         if name != "summarization":
             parts.append(COPIED)
         declared = {one.against for one in tested if one.arm == f"{name}: igds"}
         rivals = {
             (arm, budget): gap
-            for (arm, budget), gap in igds_minus(experiment, measured).items()
+            for (arm, budget), gap in pool.leads.items()
             if budget != BUDGET or arm not in declared
         }
         if rivals:
@@ -143,14 +156,20 @@ def page(
             drawn[f"small/{name}/{file}"] = svg
             parts.append(f"![{TITLES[file]}](small/{name}/{file})")
         if name.startswith("noise"):
-            parts += ["### Noise in the selections", noise_table(name, experiment, measured)]
+            parts += ["### Noise in the selections", noise_table(name, pool)]
             parts.append(NOTES[name])
     parts += ["## Are random directions and permuted answers no better than random rows?"]
-    parts += ["Predicted: their intervals do not lie above 0.", null_predictions(found)]
+    parts += ["Predicted: their intervals do not lie above 0.", null_predictions(pools)]
     parts += ["## Learning rates, on development rows"]
     for name, experiment in tuned.items():
         parts += [f"### Of {TUNED[name]}", *rates(experiment)]
     return "\n\n".join(parts) + "\n", drawn
+
+
+def measure(experiment: Finished) -> Pool:
+    """Return an experiment with its arms, and igds beside each of them."""
+    found = arms(experiment)
+    return Pool(experiment=experiment, arms=found, leads=igds_minus(experiment, found))
 
 
 def progress(found: Mapping[str, Finished]) -> str:
@@ -160,17 +179,16 @@ def progress(found: Mapping[str, Finished]) -> str:
     return markdown(("pool", "finished cells", "cells"), [*rows, total])
 
 
-def in_short(found: Mapping[str, Finished], tested: Sequence[Tested]) -> str:
+def in_short(pools: Mapping[str, Pool], tested: Sequence[Tested]) -> str:
     """Return lines a pool: the declared contrasts, then which arms lie beside which, at 20 %.
 
     Args:
-        found: the pools.
+        pools: all of them.
         tested: the declared contrasts of all of them.
     """
     lines = []
-    for name, experiment in found.items():
-        measured = arms(experiment)
-        primary = experiment.plan.experiment.primary
+    for name, pool in pools.items():
+        primary = pool.experiment.plan.experiment.primary
         declared = [one for one in tested if one.arm.startswith(f"{name}: ")]
         pairs = {
             (one.arm.removeprefix(f"{name}: "), one.against): verdict(one).removeprefix(f"{name}: ")
@@ -178,19 +196,19 @@ def in_short(found: Mapping[str, Finished], tested: Sequence[Tested]) -> str:
         }
         over = {
             arm.arm: arm.over_random[primary]
-            for arm in measured
+            for arm in pool.arms
             if arm.budget == BUDGET
             and primary in arm.over_random
             and (arm.arm, "random") not in pairs
         }
         rivals = {
             arm: gap
-            for (arm, budget), gap in igds_minus(experiment, measured).items()
+            for (arm, budget), gap in pool.leads.items()
             if budget == BUDGET and ("igds", arm) not in pairs and arm != "random"
         }
         if not over and not pairs:
             continue
-        short = "" if experiment.done == len(experiment.plan.cells) else " (not all cells yet)"
+        short = "" if pool.experiment.complete else " (not all cells yet)"
         lines.append(f"- **{name}**{short}.")
         lines += [f"  - Declared, {a} - {b}: {said}." for (a, b), said in pairs.items()]
         lines.append(f"  - Against random rows: {sides(over)}.")
@@ -224,10 +242,10 @@ def igds_minus(experiment: Finished, measured: Sequence[Arm]) -> dict[tuple[str,
     found = {}
     for arm in measured:
         ours = own.get(arm.budget, {})
-        pairs = [(ours[cell.seed], cell) for cell in arm.cells if cell.seed in ours]
-        if arm.arm in ("igds", ORIGINAL, FULL) or not pairs:
+        theirs = [cell for cell in arm.cells if cell.seed in ours]
+        if arm.arm in ("igds", ORIGINAL, FULL):
             continue
-        gap = differences(experiment, *zip(*pairs, strict=True)).get(primary)
+        gap = difference(experiment, [ours[cell.seed] for cell in theirs], theirs, primary)
         if gap is not None:
             found[arm.arm, arm.budget] = gap
     return found
@@ -285,9 +303,9 @@ def rates(tuning: Finished) -> list[str]:
     return parts
 
 
-def noise_table(name: str, experiment: Finished, measured: Sequence[Arm]) -> str:
+def noise_table(name: str, pool: Pool) -> str:
     """Return the share of noise in each arm's selections; labels are read once all are made."""
-    if experiment.done < len(experiment.plan.cells):
+    if not pool.experiment.complete:
         return "Not looked at before every selection of this pool is made."
     labels = CONFIGS / "data" / f"{name.replace('-', '_')}_labels.csv.gz"
     with gzip.open(labels, "rt", encoding="utf-8", newline="") as file:
@@ -296,10 +314,10 @@ def noise_table(name: str, experiment: Finished, measured: Sequence[Arm]) -> str
     source = np.array([row["source"] for row in table])
     kinds = [kind for kind in dict.fromkeys(source[noisy]) if kind not in source[~noisy]]
     rows = []
-    for arm in measured:
-        if arm.arm == "original":
+    for arm in pool.arms:
+        if arm.arm == ORIGINAL:
             continue
-        chosen = [selected_rows(experiment.results[cell]) for cell in arm.cells]
+        chosen = [selected_rows(pool.experiment.results[cell]) for cell in arm.cells]
         chosen = list({kept.tobytes(): kept for kept in chosen}.values())
         shares = [noisy[kept].mean() for kept in chosen]
         parts = [np.mean([(source[kept] == kind).mean() for kept in chosen]) for kind in kinds]
@@ -322,16 +340,14 @@ def noise_table(name: str, experiment: Finished, measured: Sequence[Arm]) -> str
     return f"{markdown(columns, rows)}\n\n{note}"
 
 
-def null_predictions(found: Mapping[str, Finished]) -> str:
+def null_predictions(pools: Mapping[str, Pool]) -> str:
     """Return whether untrained directions and permuted answers are not better than random rows."""
     rows = []
     for name in ("math", "summarization"):
-        experiment = found[name]
-        primary = experiment.plan.experiment.primary
-        measured = arms(experiment)
-        leads = igds_minus(experiment, measured)
-        shown = {arm.arm: arm for arm in measured if arm.budget == BUDGET}
-        none = {cell.arm for cell in experiment.unselected}
+        pool = pools[name]
+        primary = pool.experiment.plan.experiment.primary
+        shown = {arm.arm: arm for arm in pool.arms if arm.budget == BUDGET}
+        none = {cell.arm for cell in pool.experiment.unselected}
         rows += [(name, arm, "", "", "met: no usable feature", "") for arm in NULLS if arm in none]
         for arm in (shown[one] for one in NULLS if one in shown):
             gain = arm.over_random.get(primary)
@@ -339,7 +355,7 @@ def null_predictions(found: Mapping[str, Finished]) -> str:
                 continue
             judged = gain.seeds == arm.wanted > 1 and not math.isnan(gain.interval.low)
             said = met(gain.interval.low <= 0, "not contradicted") if judged else ""
-            lead = leads.get((arm.arm, BUDGET))
+            lead = pool.leads.get((arm.arm, BUDGET))
             rows.append(
                 (
                     name,

@@ -18,9 +18,9 @@ import small_results
 from igds.config.experiment import split_arm
 from igds.config.load import load_config
 from igds.experiments.cells import Cell, plan_cells
-from igds.experiments.comparison import arms
 from igds.experiments.run import Finished
 
+measure = small_results.measure
 CONFIGS = Path(__file__).parents[2] / "configs" / "small"
 
 
@@ -71,7 +71,7 @@ def test_a_prediction_of_noise_is_met_or_not_by_every_seed() -> None:
     grid = planted(
         "noise-prompt", lambda _: 0.0, lambda cell: with_noise(shares.get(cell.arm, 0.0), noisy)
     )
-    table = small_results.noise_table("noise-prompt", grid, arms(grid)).splitlines()
+    table = small_results.noise_table("noise-prompt", measure(grid)).splitlines()
     said = {line.split(" | ")[0].strip("| "): line for line in table[2:7]}
     assert said["igds"].startswith("| igds | 20.0 % | ")
     assert said["igds"].endswith(" | 0.0 % to under 25.0 % | met |")
@@ -82,7 +82,7 @@ def test_a_prediction_of_noise_is_met_or_not_by_every_seed() -> None:
     assert said["loss"].startswith("| loss | 90.0 % |") and said["loss"].endswith("| - |  |")
     assert table[-1].startswith("Of the pool 50.0 % is noise.")
     short = replace(grid, results=dict(list(grid.results.items())[:-1]))
-    assert small_results.noise_table("noise-prompt", short, arms(short)).startswith("Not looked at")
+    assert small_results.noise_table("noise-prompt", measure(short)).startswith("Not looked at")
 
 
 @pytest.mark.parametrize(
@@ -123,12 +123,13 @@ def test_a_null_is_judged_by_as_many_seeds_as_were_wanted_and_may_have_no_featur
     lacking = next(c for c in grid.results if (c.arm, c.seed) == ("random", 1) and "0.2" in c.name)
     kept = {cell: one for cell, one in grid.results.items() if cell != lacking}
     rest = {name: replace(planted(name, lambda _: 0.0), results={}) for name in small_results.NAMES}
-    table = small_results.null_predictions({**rest, "math": replace(grid, results=kept)})
+    pools = {name: measure(one) for name, one in rest.items()}
+    table = small_results.null_predictions({**pools, "math": measure(replace(grid, results=kept))})
     assert table.count("| 1 |") == 2 and "contradicted" not in table
     none = tuple(cell for cell in wanted if cell.arm == "igds@untrained")
     left = {cell: one for cell, one in grid.results.items() if cell not in none}
     found = {**rest, "math": replace(grid, results=left, unselected=none)}
-    table = small_results.null_predictions(found)
+    table = small_results.null_predictions({**pools, "math": measure(found["math"])})
     assert "| math | igds@untrained |  |  | met: no usable feature |" in table
     assert "| math | igds@permuted | 2 |" in table
     assert ("math", 50, 50) in [
@@ -140,14 +141,14 @@ def test_a_null_is_judged_by_as_many_seeds_as_were_wanted_and_may_have_no_featur
 def test_the_page_says_in_short_what_lies_above_and_below() -> None:
     values = {"original": -1.0, "igds": 0.1, "loss": -0.1, "cosine": 0.1}
     grid = planted("noise-prompt", partial(by_arm, values, 0.0))
-    said = small_results.in_short({"noise-prompt": grid}, []).splitlines()
+    said = small_results.in_short({"noise-prompt": measure(grid)}, []).splitlines()
     assert said[:3] == [
         "- **noise-prompt**.",
         "  - Against random rows: above: igds, cosine; below: loss; not told apart: length.",
         "  - igds against others: above: length, loss; not told apart: cosine.",
     ]
     first = {cell: one for cell, one in grid.results.items() if cell.seed == 0}
-    short = small_results.in_short({"noise-prompt": replace(grid, results=first)}, [])
+    short = small_results.in_short({"noise-prompt": measure(replace(grid, results=first))}, [])
     assert short.startswith("- **noise-prompt** (not all cells yet).\n")
     assert "  - Against random rows: nothing can be said yet." in short
     broken = next(one for cell, one in grid.results.items() if cell.arm == "cosine")
@@ -157,14 +158,15 @@ def test_the_page_says_in_short_what_lies_above_and_below() -> None:
         cell: replace(one, items=items) if cell.arm == "cosine" else one
         for cell, one in grid.results.items()
     }
-    said = small_results.in_short({"noise-prompt": replace(grid, results=results)}, [])
+    said = small_results.in_short({"noise-prompt": measure(replace(grid, results=results))}, [])
     assert "not told apart: length; diverged: cosine." in said
 
 
 def test_what_was_declared_is_said_by_its_verdict_alone() -> None:
     values = {"original": -1.0, "igds": 0.1}
     found = {"math": planted("math", partial(by_arm, values, 0.0))}
-    said = small_results.in_short(found, small_results.all_contrasts(found)).splitlines()
+    pools = {"math": measure(found["math"])}
+    said = small_results.in_short(pools, small_results.all_contrasts(found)).splitlines()
     assert said[1] == "  - Declared, igds - random: igds is better."
     assert [line.split(":")[0].split(" - ")[-1] for line in said[1:4]] == [
         "random", "igds-bottom", "cosine",

@@ -41,6 +41,13 @@ USE_FEATURES = (
     "probe",
 )
 """Methods that are made from the task features or their block."""
+
+
+def selects_by_features(method: str) -> bool:
+    """Return whether a selection by this name is made from the task features or their likeness."""
+    return scored_by(method) in USE_FEATURES
+
+
 READ_PROMPTS = (*USE_FEATURES, "igds-frequency", "igds-nofilter", "cosine-best")
 """Methods that read the state at the read position, and need what recall found."""
 READ_RESPONSES = ("loss", "ifd", "superfilter", "rds")

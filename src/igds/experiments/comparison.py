@@ -109,10 +109,10 @@ def contrasts(finished: Finished) -> list[Tested]:
     for part in settings.grid:
         for contrast in dict.fromkeys(part.contrasts):
             declared += 1
-            sides = [_cells(finished, part, side) for side in (contrast.arm, contrast.against)]
-            measured = None
-            if _comparable(finished, sides, settings.primary):
-                measured = _difference(_pairs(finished, *sides), settings.primary)
+            ours, theirs = (
+                _cells(finished, part, side) for side in (contrast.arm, contrast.against)
+            )
+            measured = difference(finished, ours, theirs, settings.primary)
             if measured is not None:
                 found.append(
                     Tested(
@@ -148,45 +148,35 @@ def adjusted(tested: Sequence[Tested], declared: int) -> list[Tested]:
 def differences(
     finished: Finished, ours: Sequence[Cell], theirs: Sequence[Cell]
 ) -> dict[str, Crossed]:
-    """Return metric -> mean difference over paired cells, on the items that all of them have.
+    """Return `difference` on every metric that has one."""
+    known = next((finished.results[cell].values for cell in ours if cell in finished.results), {})
+    found = {metric: difference(finished, ours, theirs, metric) for metric in known}
+    return {metric: one for metric, one in found.items() if one is not None}
 
-    Activations are compared where both arms have the same task features.
+
+def difference(
+    finished: Finished, ours: Sequence[Cell], theirs: Sequence[Cell], metric: str
+) -> Crossed | None:
+    """Return the mean difference over paired cells, on the items that all of them have.
+
+    None where no pair is finished, the cells have no item in common, or the metric does not mean
+    the same in all of them: activations are compared where both arms have the same task features.
 
     Args:
         finished: the experiment.
         ours: cells of one arm, by seed.
         theirs: as many of another; pairs of which one is not finished are left out.
+        metric: what is compared.
     """
-    pairs = _pairs(finished, ours, theirs)
-    known = pairs[0][0].values if pairs else {}
-    found = {
-        metric: _difference(pairs, metric)
-        for metric in known
-        if _comparable(finished, (ours, theirs), metric)
-    }
-    return {metric: one for metric, one in found.items() if one is not None}
-
-
-def _comparable(finished: Finished, sides: Iterable[Sequence[Cell]], metric: str) -> bool:
-    """Return whether a metric means the same in all cells: activations are of a run's features."""
-    runs = {finished.plan.cell_config(cell).name for side in sides for cell in side}
-    return metric != ACTIVATION or len(runs) == 1
-
-
-def _pairs(
-    finished: Finished, ours: Sequence[Cell], theirs: Sequence[Cell]
-) -> list[tuple[CellResult, CellResult]]:
-    """Return the results of paired cells that are both finished."""
+    runs = {finished.plan.cell_config(cell).name for cell in (*ours, *theirs)}
+    if metric == ACTIVATION and len(runs) > 1:
+        return None
     results = finished.results
-    return [
+    pairs = [
         (results[a], results[b])
         for a, b in zip(ours, theirs, strict=False)
         if a in results and b in results
     ]
-
-
-def _difference(pairs: Sequence[tuple[CellResult, CellResult]], metric: str) -> Crossed | None:
-    """Return the mean difference on one metric; None where the cells have no item in common."""
     names = _common([one for pair in pairs for one in pair], metric)
     if not names:
         return None

@@ -18,7 +18,7 @@ from igds.config.experiment import ORIGINAL, split_arm
 from igds.config.identity import digest, dump_yaml, to_plain
 from igds.config.load import ConfigFile
 from igds.config.schema import Config
-from igds.config.scoring import USE_FEATURES, scored_by
+from igds.config.scoring import selects_by_features
 from igds.data.identity import source_identity
 from igds.errors import NoTaskFeature, RequestError
 from igds.evaluation.results import TUNED
@@ -68,6 +68,11 @@ class Finished:
     def done(self) -> int:
         """Return how many cells are finished."""
         return len(self.results) + len(self.unselected)
+
+    @property
+    def complete(self) -> bool:
+        """Return whether all are."""
+        return self.done == len(self.plan.cells)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,7 +261,7 @@ def _run_shared(work: _Work, name: str) -> bool:
         )
     except NoTaskFeature as error:
         own = [split_arm(cell.arm) for cell in work.plan.cells if work.shared_of(cell) == name]
-        if any(variant is None or scored_by(method) not in USE_FEATURES for method, variant in own):
+        if any(variant is None or not selects_by_features(method) for method, variant in own):
             raise
         work.progress.note(f"experiment: {name} has no selection: {error}")
         return False

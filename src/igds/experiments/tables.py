@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from igds.config.experiment import FULL, ORIGINAL, split_arm
-from igds.config.scoring import RANDOM_MATCHED, USE_FEATURES, scored_by
+from igds.config.scoring import RANDOM_MATCHED, selects_by_features
 from igds.experiments.comparison import Arm, Tested, contrasts
 from igds.experiments.results import selected_rows
 from igds.experiments.run import Finished
@@ -45,11 +45,11 @@ def comparison(finished: Finished, found: Sequence[Arm]) -> str:
         found: its arms.
     """
     primary = finished.plan.experiment.primary
-    done, wanted = finished.done, len(finished.plan.cells)
     config = finished.plan.config
     parts = [f"Model {config.model.train_id or config.model.id}, task {config.task.name}."]
-    if done < wanted:
-        parts.append(f"**{done} of {wanted} cells are finished.**")
+    if not finished.complete:
+        wanted = len(finished.plan.cells)
+        parts.append(f"**{finished.done} of {wanted} cells are finished.**")
     parts += stamps(finished)
     parts += ["### Declared contrasts", contrast_table(contrasts(finished), primary)]
     return "\n\n".join([*parts, EXPLORED, *arm_tables(finished, found)]) + "\n"
@@ -60,7 +60,7 @@ def stamps(finished: Finished) -> list[str]:
     doubtful = dict.fromkeys(
         cell.arm
         for cell, result in finished.results.items()
-        if _uses_features(cell.arm) and result.facts["outcome"] == "UNCONFIRMED"
+        if selects_by_features(split_arm(cell.arm)[0]) and result.facts["outcome"] == "UNCONFIRMED"
     )
     found = []
     if doubtful:
@@ -213,7 +213,7 @@ def feature_table(finished: Finished, found: Sequence[Arm]) -> str:
         if not facts or split_arm(arm.arm)[0] == FULL:
             continue
         known = facts[0]["identified"]
-        effects = known["effects"] if known and _uses_features(arm.arm) else []
+        effects = known["effects"] if known and selects_by_features(split_arm(arm.arm)[0]) else []
         deltas = ", ".join(
             f"{one['feature']} on {one['split']}{_measured_as(one)} {signed(one['delta'], 4)} "
             f"[{signed(one['delta_low'], 4)}, {signed(one['delta_high'], 4)}]"
@@ -330,11 +330,6 @@ def _overlap(finished: Finished, found: Sequence[Arm], arm: Arm) -> float | None
         rows, others = map(selected_rows, pair)
         shares.append(float((rows & others).sum() / rows.sum()))
     return sum(shares) / len(shares) if shares else None
-
-
-def _uses_features(arm: str) -> bool:
-    """Return whether an arm's rows are chosen by the task features, or in their likeness."""
-    return scored_by(split_arm(arm)[0]) in USE_FEATURES
 
 
 def _unscored(selection: Mapping[str, Any]) -> int:
