@@ -99,12 +99,12 @@ def score(folder: Path) -> None:
     from safetensors.torch import load_file
 
     from igds.runs.memory import peak_rss_mb
-    from igds.saes.load import SAESpec, read_columns
+    from igds.saes.load import SAESpec, open_sae
 
     spec = SAESpec(path=str(folder), source=str(folder), release="random")
     rows = load_file(folder / "rows.safetensors")["rows"]
     start, before = time.perf_counter(), peak_rss_mb()
-    acts = read_columns(spec, [FEATURE]).encode_columns(rows, [FEATURE])
+    acts = open_sae(spec).columns([FEATURE]).encode_columns(rows, [FEATURE])
     assert bool((acts > 0).all()), "the planted rows excite the feature"
     print(peak_rss_mb() - before, time.perf_counter() - start)
 

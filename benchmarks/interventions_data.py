@@ -22,9 +22,10 @@ from pathlib import Path
 
 import open_sources as sources
 from _common import QUICKSTART, ROOT, read_rows
+from igds.config.load import read_settings
 from igds.data.tokens import encode_prompts
 from igds.models.load import load_tokenizer, resolve_model
-from igds.sae_training.config import load_training
+from igds.sae_training.config import SAETraining
 from igds.sae_training.corpus import read_excluded, read_texts
 from igds.tasks.math import split_answer
 from open_sources import Document, Exercise
@@ -63,7 +64,7 @@ def build(folder: Path) -> None:
 
 def trained_texts(folder: Path) -> Iterator[str]:
     """Yield each text that the quickstart's SAEs were trained or measured on, as they saw it."""
-    config = load_training(QUICKSTART / "saes.yaml")
+    config = read_settings(QUICKSTART / "saes.yaml", (), SAETraining)
     tokenizer = load_tokenizer(resolve_model(config.model, "cpu", QUICKSTART))
     excluded = read_excluded(QUICKSTART / path for path in config.exclude)
     for source in config.sources:

@@ -41,12 +41,12 @@ import torch
 
 import igds
 from _common import QUICKSTART, interleaved, print_result, ratio, read_rows, set_up
-from igds.config.scoring import Score, Zip
+from igds.config.scoring import READ_RESPONSES, Score, Zip
 from igds.data.templates import Template, parse_template
 from igds.data.tokens import encode_prompts, encode_responses
 from igds.features import FeatureId
 from igds.methods.base import ORDER
-from igds.methods.registry import Ingredients, reads_responses, resolve_method
+from igds.methods.registry import Ingredients, resolve_method
 from igds.methods.work import ScoreWork
 from igds.methods.zip import ZipRanker
 from igds.models.load import ModelSpec, load_causal, load_tokenizer
@@ -123,7 +123,7 @@ def ingredients(run: Any, spec: ModelSpec) -> Ingredients:
         residuals=run.folder.path / "recall" / "residuals",
         deltas=dict.fromkeys(features, 0.0),
         recalled=tuple(FeatureId.parse(name) for name in found["feature"].to_pylist()),
-        models={name: asdict(spec) for name in METHODS if reads_responses(name)},
+        models={name: asdict(spec) for name in METHODS if name in READ_RESPONSES},
         settings=Score(),
         seed=0,
     )

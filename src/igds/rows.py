@@ -62,11 +62,6 @@ def canonical(fields: Mapping[str, Any]) -> bytes:
     return _JSON.encode(kept).encode()
 
 
-def row_id(fields: Mapping[str, Any]) -> str:
-    """Return 32 hex digits: the 128-bit BLAKE2b hash of the row's canonical mapped fields."""
-    return content_hash(canonical(fields))
-
-
 def content_hash(data: bytes) -> str:
     """Return 32 hex digits: the 128-bit BLAKE2b hash of some bytes."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -11,7 +11,7 @@ from tests.helpers import tiny_model, tiny_tokenizer
 from transformers import PreTrainedModel
 
 from igds.evaluation.generation import Decoding, KeyedNoise, generated_responses
-from igds.evaluation.likelihood import response_logprobs
+from igds.reading.responses import Continuation, read_continuations
 
 PROMPTS = ["a\nB:", "a much longer prompt than the other\nB:", "ccc\nB:", "d:"]
 RESPONSES = [" x", " yes, and more of it", " 12", " q r"]
@@ -36,7 +36,9 @@ def model() -> PreTrainedModel:
 def test_likelihoods_equal_one_plain_forward_a_row(family: str, batch_tokens: int) -> None:
     model = tiny_model(family)
     prompts, responses = ids(PROMPTS, special=True), ids(RESPONSES, special=False)
-    found = response_logprobs(model, prompts, responses, batch_tokens)
+    rows = zip(prompts, responses, strict=True)
+    pairs = [Continuation(context=prompt, response=response) for prompt, response in rows]
+    found, _ = read_continuations(model, pairs, batch_tokens)
     for prompt, response, values in zip(prompts, responses, found, strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([[*prompt, *response]])).logits[0].float()

@@ -113,7 +113,7 @@ def test_edit_leaves_no_hook_and_the_same_logits():
     model, ids = tiny_model(), torch.tensor([PROMPT])
     with torch.no_grad():
         before = model(ids).logits
-        with edit(model, 1, branch(some_vectors(2), 0)) as calls:
+        with edit(model, 1, branch(some_vectors(2))) as calls:
             branched = model(ids).logits
         assert torch.equal(model(ids).logits, before)
     assert branched.shape[0] == 3
@@ -124,14 +124,14 @@ def test_edit_leaves_no_hook_and_the_same_logits():
 def test_edit_removes_its_hook_after_an_error():
     model = tiny_model()
     refused = pytest.raises(ValueError, match="branches from one row, not from 2")
-    with refused, edit(model, 1, branch(some_vectors(2), 0)), torch.no_grad():
+    with refused, edit(model, 1, branch(some_vectors(2))), torch.no_grad():
         model(torch.tensor([PROMPT, PROMPT]))
     assert not any(block._forward_hooks for block in decoder_blocks(model))
 
 
 def test_edit_refuses_a_block_the_model_lacks():
     refused = pytest.raises(ValueError, match="no block 4: the model has 4 blocks")
-    with refused, edit(tiny_model(), 4, branch(some_vectors(1), 0)):
+    with refused, edit(tiny_model(), 4, branch(some_vectors(1))):
         pass
 
 

@@ -123,7 +123,7 @@ def test_branches_edited_at_every_token_equal_one_forward_per_edit(spec, plain):
     change = branch_along(lambda states: vectors[:, None].expand(-1, len(states), -1))
     prefix = run_prefix(model, PROMPT, [2])
     for start in (0, len(PROMPT) - 1):
-        hidden = branch_states(model, prefix, 2, change, 2, RESPONSE, whole=start == 0)
+        hidden = branch_states(model, prefix, {2: change}, 2, RESPONSE, whole=start == 0)
         found = target_logprobs(model, hidden, targets[:, 0])
         for row, vector in enumerate([torch.zeros(32), *vectors]):
             ids, at = torch.tensor([PROMPT + RESPONSE]), slice(start, None)

@@ -46,27 +46,26 @@ def plain(model, pair: Continuation) -> tuple[float, torch.Tensor]:
 def test_equals_a_loop_over_rows(family):
     model = tiny_model(family)
     for batch_tokens in (10_000, 60, 1):
-        losses, means = read_continuations(model, pairs(), batch_tokens, mean=True)
-        assert losses is not None
+        found, means = read_continuations(model, pairs(), batch_tokens, mean=True)
         assert means is not None
-        for pair, loss, mean in zip(pairs(), losses, means, strict=True):
+        for pair, logprobs, mean in zip(pairs(), found, means, strict=True):
             expected, state = plain(model, pair)
-            assert float(loss) == pytest.approx(expected, abs=1e-5)
+            assert len(logprobs) == len(pair.response)
+            assert -float(logprobs.mean()) == pytest.approx(expected, abs=1e-5)
             assert (mean - state).abs().max() < 1e-5 * state.abs().max()
 
 
-def test_an_empty_response_has_no_loss_and_a_mean_of_its_context():
+def test_an_empty_response_has_no_likelihood_and_a_mean_of_its_context():
     model, (first, *_) = tiny_model(), pairs()
     bare = Continuation(context=first.context, response=[])
-    losses, means = read_continuations(model, [bare, first], 1000, mean=True)
-    assert losses is not None
-    assert torch.isnan(losses[0])
-    assert not torch.isnan(losses[1])
+    found, means = read_continuations(model, [bare, first], 1000, mean=True)
+    assert [len(logprobs) for logprobs in found] == [0, len(first.response)]
     assert means is not None
-    alone, none = read_continuations(model, [bare], 1000)
-    assert alone is not None
+    (alone,), none = read_continuations(model, [bare], 1000)
     assert none is None
-    assert torch.isnan(alone).all()
+    assert len(alone) == 0
+    unasked, _ = read_continuations(model, [first], 1000, likelihood=False, mean=True)
+    assert [len(logprobs) for logprobs in unasked] == [0]
     last = Continuation(context=first.context[:-1], response=first.context[-1:])
     assert (means[0] - plain(model, last)[1]).abs().max() < 1e-5
 

@@ -106,7 +106,7 @@ def test_integrated_estimates_add_up_to_the_delta_of_all_features_together(posit
 
     prefix = run_prefix(model, PROMPT, [2])
     hidden = branch_states(
-        model, prefix, 2, branch_along(together), 1, RESPONSE, whole=position == "all"
+        model, prefix, {2: branch_along(together)}, 1, RESPONSE, whole=position == "all"
     )
     plain, edited = target_logprobs(model, hidden, torch.tensor(RESPONSE)).mean(1).tolist()
     assert float(estimates.sum()) == pytest.approx(edited - plain, rel=0.02)

@@ -19,7 +19,7 @@ from igds.data.index_files import INDEX_SCHEMA
 from igds.data.row_ids import RowIds
 from igds.data.templates import parse_template
 from igds.errors import RequestError
-from igds.rows import content_hash, row_id
+from igds.rows import canonical, content_hash
 
 TEMPLATE = parse_template("{q}\nA:")
 
@@ -63,8 +63,8 @@ def test_every_column_of_a_row(tmp_path: Path) -> None:
     prompt, fields = "1+1\nA:", {"a": 2, "q": "1+1"}
     assert rows_of(tmp_path) == [
         {
-            "row_id": row_id(fields),
-            "content_hash": row_id(fields),
+            "row_id": content_hash(canonical(fields)),
+            "content_hash": content_hash(canonical(fields)),
             "source": "a.jsonl",
             "ordinal": 0,
             "status": "ok",
@@ -139,7 +139,7 @@ def test_duplicates_are_numbered_across_files(tmp_path: Path) -> None:
     one = write(tmp_path, "a.jsonl", [{"q": "x", "n": 1}, {"q": "y"}, {"q": "x", "a": None}])
     two = write(tmp_path, "b.jsonl", [{"q": "x", "n": 2}, {"q": 1}, {"q": 1.0}, {"q": "1"}])
     summary = build(tmp_path, one, two)
-    x, y, number, text = (row_id({"q": q}) for q in ("x", "y", 1, "1"))
+    x, y, number, text = (content_hash(canonical({"q": q})) for q in ("x", "y", 1, "1"))
     ids = [row["row_id"] for row in rows_of(tmp_path)]
     assert ids == [x, y, f"{x}-2", f"{x}-3", number, f"{number}-2", text]
     assert [row["content_hash"] for row in rows_of(tmp_path)] == [x, y, x, x, number, number, text]

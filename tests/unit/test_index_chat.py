@@ -16,7 +16,7 @@ from igds.data.chat import ChatTemplate
 from igds.data.index import IndexSummary
 from igds.data.templates import parse_template
 from igds.errors import RequestError
-from igds.rows import content_hash, row_id
+from igds.rows import canonical, content_hash
 
 TEXT = parse_template("{text}", user_turn=True)
 
@@ -57,8 +57,8 @@ def test_every_column_of_a_chat_row(tmp_path: Path) -> None:
     ids = chat_tokenizer(CHATML)(prompt, add_special_tokens=False)["input_ids"]
     (row,) = rows_of(tmp_path)
     assert row == {
-        "row_id": row_id({"messages": turns}),
-        "content_hash": row_id({"messages": turns}),
+        "row_id": content_hash(canonical({"messages": turns})),
+        "content_hash": content_hash(canonical({"messages": turns})),
         "source": "a.jsonl",
         "ordinal": 0,
         "status": "ok",

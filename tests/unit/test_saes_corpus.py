@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from igds.config.load import read_settings
 from igds.errors import RequestError
-from igds.sae_training.config import TextSource, load_training
+from igds.sae_training.config import SAETraining, TextSource
 from igds.sae_training.corpus import Text, fingerprints, read_excluded, read_texts
 
+QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart"
 LONG = " ".join(f"word{n}" for n in range(30))
 
 
@@ -156,7 +158,7 @@ sources:
 def test_settings_are_strict(tmp_path: Path) -> None:
     path = tmp_path / "saes.yaml"
     path.write_text(SETTINGS)
-    assert load_training(path, ["--lr", "2e-4", "--layers", "[3, 4]"]).layers == (3, 4)
+    assert read_settings(path, ["--lr", "2e-4", "--layers", "[3, 4]"], SAETraining).layers == (3, 4)
     for line, message in {
         "d_seo: 5": "d_seo is not a setting; did you mean d_sae",
         "read_weight: 0": "read_weight must be over 0, not 0",
@@ -165,14 +167,14 @@ def test_settings_are_strict(tmp_path: Path) -> None:
     }.items():
         path.write_text(f"{SETTINGS}{line}\n")
         with pytest.raises(RequestError, match=message):
-            load_training(path)
+            read_settings(path, (), SAETraining)
     path.write_text(SETTINGS.replace("[rows]", "[others]"))
     with pytest.raises(RequestError, match=r"read_sources \['others'\]: name some of \['rows'\]"):
-        load_training(path)
+        read_settings(path, (), SAETraining)
 
 
 def test_the_quickstart_settings_are_valid() -> None:
-    config = load_training(Path(__file__).parents[2] / "configs" / "quickstart" / "saes.yaml")
+    config = read_settings(QUICKSTART / "saes.yaml", (), SAETraining)
     assert config.layers == (9, 15, 21)
     assert all(one.url.startswith("https://") and one.license for one in config.sources)
     # Mathematical or not, rows are shown under the same cues.

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from igds.config import schema
 from igds.errors import RequestError
 from igds.saes.formats.table import find_format
-from igds.saes.load import find_sae, load_sae, open_sae, read_columns
+from igds.saes.load import find_sae, load_sae, open_sae
 from igds.saes.weights import WeightFile, convert_npz
 
 
@@ -50,7 +50,7 @@ def test_some_features_read_alone_equal_the_whole(
     monkeypatch.setattr("igds.saes.stored.HELD", held)
     sae = load_sae(release.path)
     wanted = [7, 47, 0, 7, 21]
-    columns = read_columns(spec(release.path), wanted)
+    columns = open_sae(spec(release.path)).columns(wanted)
     assert (columns.layer, columns.d_sae) == (2, D_SAE)
     torch.testing.assert_close(columns.encode_columns(X, wanted), sae.encode(X)[:, wanted])
     assert torch.equal(columns.decoder_rows([21, 0]), sae.decoder_rows([21, 0]))
@@ -58,7 +58,7 @@ def test_some_features_read_alone_equal_the_whole(
     with pytest.raises(ValueError, match="L2/1 is not among the features that were read"):
         columns.encode_columns(X, [1])
     with pytest.raises(ValueError, match=f"no feature L2/{D_SAE}"):
-        read_columns(spec(release.path), [D_SAE])
+        open_sae(spec(release.path)).columns([D_SAE])
 
 
 @pytest.mark.parametrize("bits", [torch.bfloat16, torch.float16])

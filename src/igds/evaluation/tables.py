@@ -12,8 +12,6 @@ import pyarrow.compute as pc
 from igds.evaluation.items import ITEMS
 from igds.tasks.base import Task, scored_row
 
-_EMPTY = dict.fromkeys(ITEMS.names)
-
 
 def usable_rows(rows: pa.Table) -> pa.Table:
     """Return the rows that can be judged: rendered, with a gold response."""
@@ -25,7 +23,6 @@ def likelihood_items(model: str, found: pa.Table, clusters: Mapping[str, str]) -
     """Return the items `logprob`, and `logprob_answer` where an answer is marked."""
     rows = [
         {
-            **_EMPTY,
             "model": model,
             "item": row["row_id"],
             "cluster": clusters[row["row_id"]],
@@ -63,7 +60,6 @@ def output_items(
         judged = scored_row(task, json.loads(fields[row_id]))
         rows.append(
             {
-                **_EMPTY,
                 "model": model,
                 "item": row_id,
                 "cluster": clusters[row_id],
@@ -87,7 +83,6 @@ def activation_items(model: str, found: pa.Table, clusters: Mapping[str, str]) -
     names = [name for name in found.column_names if name != "row_id"]
     rows = [
         {
-            **_EMPTY,
             "model": model,
             "item": row["row_id"],
             "cluster": clusters[row["row_id"]],
@@ -104,16 +99,7 @@ def activation_items(model: str, found: pa.Table, clusters: Mapping[str, str]) -
 def document_items(model: str, found: pa.Table) -> pa.Table:
     """Return the items of a benchmark; each document is its own cluster."""
     rows = [
-        {
-            **_EMPTY,
-            "model": model,
-            "item": row["item"],
-            "cluster": row["item"],
-            "metric": row["metric"],
-            "sample": 0,
-            "value": row["value"],
-        }
-        for row in found.to_pylist()
+        {"model": model, "cluster": row["item"], "sample": 0, **row} for row in found.to_pylist()
     ]
     return pa.Table.from_pylist(rows, schema=ITEMS)
 

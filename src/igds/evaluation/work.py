@@ -10,9 +10,9 @@ import torch
 
 from igds.evaluation.generation import Decoding, generated_responses
 from igds.evaluation.items import GoldRow
-from igds.evaluation.likelihood import response_logprobs
 from igds.models.likelihood import check_head
 from igds.models.load import ModelSpec, load_causal, load_tokenizer
+from igds.reading.responses import Continuation, read_continuations
 
 WORK = "igds.evaluation.work:EvaluateWork"
 
@@ -84,12 +84,8 @@ class EvaluateWork:
         return pa.Table.from_pylist(rows, schema=OUTPUTS)
 
     def _likelihoods(self, rows: list[GoldRow]) -> pa.Table:
-        logprobs = response_logprobs(
-            self._model,
-            [row.prompt_ids for row in rows],
-            [row.response_ids for row in rows],
-            self._batch_tokens,
-        )
+        pairs = [Continuation(context=row.prompt_ids, response=row.response_ids) for row in rows]
+        logprobs, _ = read_continuations(self._model, pairs, self._batch_tokens)
         found = []
         for row, values in zip(rows, logprobs, strict=True):
             answer = values[slice(*row.answer)] if row.answer else None

@@ -199,12 +199,12 @@ def two_sided(effect: Mapping[str, Any], effects: pa.Table) -> bool:
 
     Under another rule than amplify the dose +1 is the amplification.
     """
-    up = effect if effect["rule"] == "amplify" else _dose(effects, 1.0)
-    low, high = up["delta_low"], _dose(effects, -1.0)["delta_high"]
+    up = effect if effect["rule"] == "amplify" else dose(effects, 1.0)
+    low, high = up["delta_low"], dose(effects, -1.0)["delta_high"]
     return low is not None and high is not None and low > 0 > high
 
 
-def _dose(effects: pa.Table, coefficient: float) -> dict[str, Any]:
+def dose(effects: pa.Table, coefficient: float) -> dict[str, Any]:
     """Return the effect of one multiple of the feature's own contribution."""
     chosen = pc.and_(
         pc.equal(effects["kind"], "dose"), pc.equal(effects["coefficient"], coefficient)

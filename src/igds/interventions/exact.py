@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -133,9 +134,9 @@ def push_effects(
     size = rows_a_batch(batch_tokens, prefix.length + len(response_ids))
     for start in range(0, len(live), size):
         places = live[start : start + size]
-        change = branch(vectors[places], 0) if read else branch_along(pushes.take(places).added)
+        change = branch(vectors[places]) if read else branch_along(pushes.take(places).added)
         hidden = branch_states(
-            model, prefix, layer, change, len(places), response_ids,
+            model, prefix, {layer: change}, len(places), response_ids,
             whole=pushes.edit.position == "all",
         )  # fmt: skip
         logprobs = target_logprobs(model, hidden, targets)
@@ -148,8 +149,7 @@ def push_effects(
 def branch_states(
     model: PreTrainedModel,
     prefix: Prefix,
-    layer: int,
-    change: Change,
+    changes: Mapping[int, Change],
     edits: int,
     response_ids: Sequence[int],
     *,
@@ -157,18 +157,31 @@ def branch_states(
 ) -> Float[Tensor, "rows tokens d_model"]:
     """Return final hidden states of 1 + edits rows at t* and each response token but the last.
 
-    Blocks up to `layer` run at batch 1, later ones at 1 + edits rows. Tokens before t* are read
-    from the prefix, unless `whole`: then the edit is given them too, and they run with the rest.
+    Blocks up to the first edited one run at batch 1, later ones at 1 + edits rows. Tokens before t*
+    are read from the prefix, unless `whole`: then edits are given them too, and they run with the
+    rest.
+
+    Args:
+        model: a causal model in eval mode.
+        prefix: of the prompt.
+        changes: block -> what becomes of its output; that of the first block makes the rows.
+        edits: rows beside the unedited one.
+        response_ids: the response that is teacher-forced.
+        whole: run the prompt again.
     """
     rows = 1 + edits
     start = prefix.prompt_ids if whole else prefix.prompt_ids[-1:]
     segment = torch.tensor([[*start, *response_ids[:-1]]], device=model.device)
-    cache = None if whole else share(prefix.cache, expand_after=layer, rows=rows)
-    with edit(model, layer, change) as calls:
+    cache = None if whole else share(prefix.cache, expand_after=min(changes), rows=rows)
+    with ExitStack() as stack:
+        calls = {
+            layer: stack.enter_context(edit(model, layer, change))
+            for layer, change in changes.items()
+        }
         hidden = decoder(model)(
             input_ids=segment, past_key_values=cache, use_cache=cache is not None
         ).last_hidden_state
-    assert calls == [rows], f"the edit of block {layer} fired {len(calls)} times, not once"
+    assert calls == dict.fromkeys(changes, [rows]), f"edits saw {calls}, not {rows} rows once"
     return hidden[:, -len(response_ids) :]
 
 
@@ -184,8 +197,7 @@ def branch_logprobs(
 
     For one branch batch of any size; see `push_effects` for features.
     """
-    change = branch(vectors, 0)
-    hidden = branch_states(model, prefix, layer, change, len(vectors), response_ids)
+    hidden = branch_states(model, prefix, {layer: branch(vectors)}, len(vectors), response_ids)
     return target_logprobs(model, hidden, torch.tensor(response_ids, device=model.device))
 
 

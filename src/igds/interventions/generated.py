@@ -50,7 +50,7 @@ def branches(
         cache = share(_started(model, prefix), expand_after=layer, rows=rows)
         assert cache is not None, "a started cache is shared as one"
         token = torch.tensor([[prefix.token]], device=model.device)
-        with edit(model, layer, branch(vectors, 0)) as calls:
+        with edit(model, layer, branch(vectors)) as calls:
             hidden = decoder(model)(
                 input_ids=token, past_key_values=cache, use_cache=True
             ).last_hidden_state

@@ -8,7 +8,6 @@ is computed again from the state that enters its hook, after the edits of the bl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
@@ -17,14 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from igds.features import FeatureId, group_name
-from igds.interventions.exact import Prefix, run_prefix, share
+from igds.interventions.exact import Prefix, branch_states, run_prefix
 from igds.interventions.examples import Example
 from igds.interventions.rules import Edit, Pushes
 from igds.interventions.samples import SAMPLES, sample_row
 from igds.interventions.screen import group_by_layer
-from igds.models.blocks import decoder
 from igds.models.edit import Change
-from igds.models.edit import edit as edited
 from igds.models.likelihood import kl_from_first, target_logprobs
 from igds.saes.sae import FeatureEncoder
 
@@ -91,37 +88,12 @@ def _effect(
     """Return deltas by token, and the KL of the next token at t*; 0 without any feature."""
     if not group:
         return torch.zeros(len(response_ids), dtype=torch.float64), 0.0
-    hidden = group_states(model, prefix, group, across, response_ids)
+    changes = {pushes.sae.layer: _change(pushes, across) for pushes in group}
+    whole = group[0].edit.position == "all"
+    hidden = branch_states(model, prefix, changes, 1, response_ids, whole=whole)
     logprobs = target_logprobs(model, hidden, torch.tensor(response_ids, device=model.device))
     kl = kl_from_first(model, hidden[:, 0])
     return (logprobs[1] - logprobs[0]).cpu().double(), float(kl[0])
-
-
-def group_states(
-    model: PreTrainedModel,
-    prefix: Prefix,
-    group: Sequence[Pushes],
-    across: Across,
-    response_ids: Sequence[int],
-) -> Float[Tensor, "rows tokens d_model"]:
-    """Return final hidden states at t* and each response token but the last: unedited, and edited.
-
-    Blocks up to the group's first run at batch 1, later ones at 2 rows.
-    """
-    whole = group[0].edit.position == "all"
-    start = prefix.prompt_ids if whole else prefix.prompt_ids[-1:]
-    segment = torch.tensor([[*start, *response_ids[:-1]]], device=model.device)
-    cache = None if whole else share(prefix.cache, expand_after=group[0].sae.layer, rows=2)
-    with ExitStack() as edits:
-        calls = [
-            edits.enter_context(edited(model, pushes.sae.layer, _change(pushes, across)))
-            for pushes in group
-        ]
-        hidden = decoder(model)(
-            input_ids=segment, past_key_values=cache, use_cache=cache is not None
-        ).last_hidden_state
-    assert all(rows == [2] for rows in calls), f"the edits of a group saw {calls}, not 2 rows once"
-    return hidden[:, -len(response_ids) :]
 
 
 def _change(pushes: Pushes, across: Across) -> Change:

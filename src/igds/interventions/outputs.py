@@ -16,7 +16,7 @@ from igds.interventions.exact import Prefix, push_effects, run_prefix
 from igds.interventions.examples import Example
 from igds.interventions.generated import generate_always, generate_read
 from igds.interventions.rules import Edit
-from igds.interventions.screen import group_by_layer
+from igds.interventions.screen import Group, group_by_layer
 from igds.models.decode import Choose, greedy, keyed_sampling, stop_ids
 from igds.saes.sae import FeatureEncoder
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 Texts = list[list[int]]
 """Token ids of each sample."""
-Group = tuple[FeatureEncoder, list[int]]
 """An SAE and the indices of its features."""
 
 CACHED = 4

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from igds.config.schema import Intervene
 from igds.interventions.confirm import (
@@ -22,7 +21,14 @@ from igds.interventions.confirm import (
     prompts_needed,
     unconfirmed,
 )
-from igds.interventions.controls import DOSES, MATCHED, control_doubt, percentile_95, two_sided
+from igds.interventions.controls import (
+    DOSES,
+    MATCHED,
+    control_doubt,
+    dose,
+    percentile_95,
+    two_sided,
+)
 from igds.interventions.effects import effects_of, with_evidence
 from igds.interventions.rules import Position
 from igds.stats.bootstrap import DRAWS
@@ -141,11 +147,11 @@ def _verdict(
         "prompts_needed": needed if unsettled else None,
         **{name: effect[name] for name in MEASURED},
         "two_sided": two_sided(effect, controls),
-        "ablated": _dose(controls, -1.0),
+        "ablated": dose(controls, -1.0)["delta"],
         "controls_95": {
             kind: percentile_95(controls, kind) if settings.controls else None for kind in MATCHED
         },
-        "controls_mean": {kind: _single(controls, kind) for kind in ("mean", "difference")},
+        "controls_mean": {kind: percentile_95(controls, kind) for kind in ("mean", "difference")},
     }
 
 
@@ -195,18 +201,3 @@ def _at(table: pa.Table, position: str) -> pa.Table:
     """Return a table with a column of the position behind that of the feature."""
     place = table.schema.get_field_index("feature") + 1
     return table.add_column(place, "position", pa.array([position] * len(table), pa.string()))
-
-
-def _of_kind(controls: pa.Table, kind: str) -> pa.Table:
-    return controls.filter(pc.equal(controls["kind"], kind))
-
-
-def _single(controls: pa.Table, kind: str) -> float:
-    """Return the delta of a kind of which there is one."""
-    return _of_kind(controls, kind)["delta"].to_pylist()[0]
-
-
-def _dose(controls: pa.Table, coefficient: float) -> float:
-    """Return the delta at one multiple of the feature's own contribution."""
-    doses = _of_kind(controls, "dose")
-    return doses.filter(pc.equal(doses["coefficient"], coefficient))["delta"].to_pylist()[0]

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from igds.errors import RequestError
 from igds.features import FeatureId
-from igds.saes.load import SAESpec, open_sae, read_columns
+from igds.saes.load import SAESpec, open_sae
 
 
 def aggregate(
@@ -63,7 +63,8 @@ def aggregate(
 def _prior_moments(feature: FeatureId, sae: SAESpec, residuals: Path) -> tuple[float, float]:
     """Return mean and deviation of a feature's activation over the prior prompts."""
     prior = load_file(residuals / f"L{feature.layer}.safetensors")["prior"]
-    acts = read_columns(sae, [feature.index]).encode_columns(prior, [feature.index])[:, 0].double()
+    column = open_sae(sae).columns([feature.index])
+    acts = column.encode_columns(prior, [feature.index])[:, 0].double()
     deviation = float(torch.std(acts, correction=0))
     if deviation == 0:
         raise RequestError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors.numpy import load_file
 
-from igds.config.scoring import DRAWN, DRAWS, READ_PROMPTS, READ_RESPONSES, USE_FEATURES, Score
+from igds.config.scoring import DRAWN, DRAWS, Score
 from igds.data.seeds import seeded_bits
 from igds.errors import RequestError
 from igds.features import FeatureId
@@ -88,25 +88,10 @@ def random_features(given: Ingredients, draw: int = 1) -> tuple[FeatureId, ...]:
     return tuple(drawn)
 
 
-def needs_features(name: str) -> bool:
-    """Return whether a method is made from the task features or their block."""
-    return name in USE_FEATURES
-
-
-def needs_recall(name: str) -> bool:
-    """Return whether a method needs what recall found."""
-    return name in READ_PROMPTS
-
-
 def has_chance(name: str) -> bool:
     """Return whether a method depends on the seed; rankers order equal rows by it."""
     base, _ = split_draw(name)
     return base in DRAWN or name in ("zip", "rds")
-
-
-def reads_responses(name: str) -> bool:
-    """Return whether a method runs the whole model over prompt and response."""
-    return name in READ_RESPONSES
 
 
 def _stream(name: str, draw: int) -> str:

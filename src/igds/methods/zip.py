@@ -96,6 +96,8 @@ class ZipRanker:
                 "needs as many; lower it, or take the mode fixed"
             )
         self._texts, self._as_list = texts, mode == "authors"
+        # What is stored for a row that is set aside.
+        self._gone = SPENT if self._as_list else np.inf
         self._k1, self._k2, self._k3 = k1, k2, k3
         self._rows = rows if self._as_list else min(rows, len(texts))
         self._threads = threads
@@ -106,7 +108,9 @@ class ZipRanker:
             chosen = Growing()
             order: list[int] = []
             if state is None:
-                stored = chosen.ratios([self._piece(row, []) for row in range(self._n)], pool)
+                stored = chosen.ratios(
+                    [self._piece(row, []) for row in range(len(self._texts))], pool
+                )
                 stored = stored.astype(np.float32)
             else:
                 stored = state[STORED].copy()
@@ -122,15 +126,6 @@ class ZipRanker:
                     chosen.add(self._joined(row, order))
                     order.append(row)
                 yield {ORDER: np.array(order, dtype=np.int64), STORED: stored.copy()}
-
-    @property
-    def _n(self) -> int:
-        return len(self._texts)
-
-    @property
-    def _gone(self) -> float:
-        """Return what is stored for a row that is set aside."""
-        return SPENT if self._as_list else np.inf
 
     def _rescore(
         self,

@@ -43,11 +43,11 @@ def edit(model: nn.Module, layer: int, change: Change) -> Iterator[list[int]]:
         handle.remove()
 
 
-def branch(vectors: Float[Tensor, "edits d_model"], position: int) -> Change:
+def branch(vectors: Float[Tensor, "edits d_model"]) -> Change:
     """Return the change that turns one row into 1 + edits rows.
 
     Row 0 is the state as it is: the original arm of every comparison. Row i has `vectors[i - 1]`
-    added at token `position` of the input, counted from 0.
+    added at the first token of the input.
 
     Raises:
         ValueError: (when called) more than one row arrives at the block.
@@ -55,7 +55,7 @@ def branch(vectors: Float[Tensor, "edits d_model"], position: int) -> Change:
 
     def change(hidden: Float[Tensor, "rows seq d_model"]) -> Float[Tensor, "new seq d_model"]:
         branched = _one_row(hidden).repeat(1 + len(vectors), 1, 1)
-        branched[1:, position] += vectors.to(hidden)
+        branched[1:, 0] += vectors.to(hidden)
         return branched
 
     return change

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from igds.features import FeatureId
 from igds.models.blocks import decoder
 from igds.models.capture import capture
-from igds.saes.load import SAESpec, read_columns
+from igds.saes.load import SAESpec, open_sae
 from igds.saes.sae import FeatureEncoder
 from igds.saes.stored import SAEColumns
 
@@ -27,7 +27,9 @@ def columns_by_layer(
         features: any number a block.
     """
     return [
-        read_columns(SAESpec(**saes[str(layer)]), [f.index for f in features if f.layer == layer])
+        open_sae(SAESpec(**saes[str(layer)])).columns(
+            [f.index for f in features if f.layer == layer]
+        )
         for layer in sorted({feature.layer for feature in features})
     ]
 

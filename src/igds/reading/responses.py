@@ -57,23 +57,23 @@ def read_continuations(
     pairs: Sequence[Continuation],
     batch_tokens: int,
     *,
-    loss: bool = True,
+    likelihood: bool = True,
     mean: bool = False,
-) -> tuple[Float[Tensor, " pairs"] | None, Float[Tensor, "pairs d_model"] | None]:
-    """Return each response's mean negative log-likelihood, nats a token, and the weighted means.
+) -> tuple[list[Float[Tensor, " tokens"]], Float[Tensor, "pairs d_model"] | None]:
+    """Return the log-probability of each token of each response, nats, and the weighted means.
 
-    An empty response has likelihood NaN. The mean is RDS+ (arXiv 2503.01807): over the tokens of
-    context and response, token t (from 1) weighing t, of the states behind the final norm. Batches
-    and padding move numbers by rounding alone.
+    The mean is RDS+ (arXiv 2503.01807): over the tokens of context and response, token t (from 1)
+    weighing t, of the states behind the final norm. Batches and padding move numbers by rounding
+    alone.
 
     Args:
-        model: with its language-modelling head.
+        model: with its language-modelling head, in eval mode.
         pairs: contexts with their responses.
         batch_tokens: padded tokens a forward batch.
-        loss: whether the likelihoods are wanted; None without.
+        likelihood: whether the log-probabilities are wanted; none for any response without.
         mean: whether the means are wanted; None without.
     """
-    losses = torch.full((len(pairs),), torch.nan) if loss else None
+    logprobs = [torch.empty(0)] * len(pairs)
     means = torch.empty(len(pairs), decoder(model).config.hidden_size) if mean else None
     lengths = [len(pair.context) + len(pair.response) for pair in pairs]
     for places in plan_batches(lengths, batch_tokens):
@@ -82,34 +82,30 @@ def read_continuations(
         hidden = decoder(model)(
             input_ids=ids, attention_mask=mask, use_cache=False
         ).last_hidden_state
-        if losses is not None:
-            losses[places] = _losses(model, hidden, [pairs[place] for place in places])
+        if likelihood:
+            found = _logprobs(model, hidden, [pairs[place] for place in places])
+            for place, values in zip(places, found, strict=True):
+                logprobs[place] = values
         if means is not None:
             means[places] = _weighted_means(hidden, [lengths[place] for place in places]).cpu()
-    return losses, means
+    return logprobs, means
 
 
-def _losses(
+def _logprobs(
     model: PreTrainedModel,
     hidden: Float[Tensor, "batch seq d_model"],
     pairs: Sequence[Continuation],
-) -> Float[Tensor, " batch"]:
-    """Return the mean negative log-likelihood of each response from the last hidden states."""
-    losses = torch.full((len(pairs),), torch.nan)
-    rows = [row for row, pair in enumerate(pairs) if pair.response]
-    if not rows:
-        return losses
+) -> Sequence[Float[Tensor, " tokens"]]:
+    """Return the log-probabilities of each response from the last hidden states."""
+    counts = [len(pair.response) for pair in pairs]
     # The state at a token predicts the next one, so the first of them is the context's last.
-    starts = [len(pairs[row].context) - 1 for row in rows]
-    counts = [len(pairs[row].response) for row in rows]
+    starts = [len(pair.context) - 1 for pair in pairs]
     states = [
         hidden[row, start : start + count]
-        for row, start, count in zip(rows, starts, counts, strict=True)
+        for row, (start, count) in enumerate(zip(starts, counts, strict=True))
     ]
-    targets = torch.tensor([token for row in rows for token in pairs[row].response])
-    found = token_logprobs(model, torch.cat(states), targets).cpu().split(counts)
-    losses[rows] = -torch.stack([logprobs.mean() for logprobs in found])
-    return losses
+    targets = torch.tensor([token for pair in pairs for token in pair.response], dtype=torch.long)
+    return token_logprobs(model, torch.cat(states), targets).cpu().split(counts)
 
 
 def _weighted_means(
@@ -211,29 +207,32 @@ class ResponseReader:
         else:
             usable = [one == Status.OK for one in status]
         places = [place for place, use in enumerate(usable) if use]
-        loss, mean = read_continuations(
+        logprobs, mean = read_continuations(
             self._model,
             [pairs[place] for place in places],
             self._batch_tokens,
-            loss="loss" in self._parts,
+            likelihood="loss" in self._parts,
             mean="mean" in self._parts,
         )
-        found: dict[str, Any] = {"loss": loss, "mean": mean}
-        spread = {
-            name: _spread(values, places, len(pairs))
-            for name, values in found.items()
-            if values is not None
-        }
+        spread = {}
+        if "loss" in self._parts:
+            spread["loss"] = _spread(_losses(logprobs), places, len(pairs))
+        if mean is not None:
+            spread["mean"] = _spread(mean, places, len(pairs))
         if "bare_loss" in self._parts:
             places = [place for place, one in enumerate(status) if one == Status.OK]
             bare = [
                 Continuation(context=self._marker, response=pairs[place].response)
                 for place in places
             ]
-            loss, _ = read_continuations(self._model, bare, self._batch_tokens)
-            assert loss is not None, "likelihoods were asked for"
-            spread["bare_loss"] = _spread(loss, places, len(pairs))
+            logprobs, _ = read_continuations(self._model, bare, self._batch_tokens)
+            spread["bare_loss"] = _spread(_losses(logprobs), places, len(pairs))
         return Responses(status=status, **spread)
+
+
+def _losses(logprobs: Sequence[Tensor]) -> Float[Tensor, " rows"]:
+    """Return each response's mean negative log-likelihood, nats a token; NaN of an empty one."""
+    return torch.tensor([-float(values.mean()) for values in logprobs])
 
 
 def _spread(values: Tensor, places: Sequence[int], rows: int) -> np.ndarray:

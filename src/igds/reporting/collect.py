@@ -36,8 +36,7 @@ from igds.reporting.values import (
     Word,
 )
 from igds.runs.readings import reading_words
-
-GROUPS = ("best", "borderline", "worst")
+from igds.selection.showcase import GROUPS
 
 
 def read_run(folder: Path, token_activations: Path) -> Run:

@@ -12,10 +12,11 @@ from markupsafe import Markup
 from igds.features import FeatureId
 from igds.reporting import figures, summaries
 from igds.reporting.cards import CARDS, card_name, write_cards
-from igds.reporting.collect import GROUPS, read_run
+from igds.reporting.collect import read_run
 from igds.reporting.environment import environment
 from igds.reporting.strips import ColouredStrip, colour, heat_scale
 from igds.reporting.values import Intervene, Run, ShownRow
+from igds.selection.showcase import GROUPS
 
 TOKEN_ACTIVATIONS = "token_activations.parquet"
 LONGEST_RESPONSE = 2000

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from igds.config.inputs import Model
-from igds.config.load import read_settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,12 +117,3 @@ class SAETraining:
             raise ValueError(
                 f"matryoshka_widths must rise to d_sae, {self.d_sae}, not {list(widths)}"
             )
-
-
-def load_training(path: Path, overrides: Sequence[str] = ()) -> SAETraining:
-    """Return the training configuration of a YAML file, changed by command-line overrides.
-
-    Raises:
-        RequestError: no such file, not YAML, an unknown key, a value of the wrong type or range.
-    """
-    return read_settings(path, overrides, SAETraining)

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from igds.config.identity import digest, to_plain
+from igds.config.load import read_settings
 from igds.data.seeds import seeded_bits
 from igds.data.tokens import encode_prompts
 from igds.errors import RequestError
@@ -29,7 +30,7 @@ from igds.models.load import (
 from igds.progress import Progress, SilentProgress
 from igds.runs.files import write_json
 from igds.sae_training.activations import Residuals, capture_residuals
-from igds.sae_training.config import SAETraining, load_training
+from igds.sae_training.config import SAETraining
 from igds.sae_training.corpus import Text, read_excluded, read_texts
 from igds.saes.formats.saelens import read_config, write_saelens
 from igds.saes.load import load_sae
@@ -65,7 +66,7 @@ def train_saes(
             holds an SAE that other settings made.
     """
     progress = progress or SilentProgress()
-    config, base = load_training(config_path, overrides), config_path.resolve().parent
+    config, base = read_settings(config_path, overrides, SAETraining), config_path.resolve().parent
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     model = resolve_model(config.model, "auto", base)

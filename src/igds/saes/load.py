@@ -17,7 +17,7 @@ from igds.saes.formats.table import FORMATS, find_format
 from igds.saes.hub import download
 from igds.saes.registry import find_entry
 from igds.saes.sae import SAE
-from igds.saes.stored import SAEColumns, StoredSAE
+from igds.saes.stored import StoredSAE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,16 +132,6 @@ def read_sae(spec: SAESpec) -> SAE:
     """
     stored = open_sae(spec)
     return stored.whole(spec.release, revision(stored))
-
-
-def read_columns(spec: SAESpec, indices: Sequence[int]) -> SAEColumns:
-    """Return some features of an SAE, the others left on disk.
-
-    Raises:
-        RequestError: as `read_sae`.
-        ValueError: the SAE has no such feature.
-    """
-    return open_sae(spec).columns(indices)
 
 
 def load_sae(path: str | Path, layer: int | None = None, release: str | None = None) -> SAE:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from igds.config.scoring import DRAWS, RATIOS, Score
+from igds.config.scoring import DRAWS, RATIOS, READ_PROMPTS, READ_RESPONSES, USE_FEATURES, Score
 from igds.data.index import load_index
 from igds.data.seeds import seeded_bits
 from igds.errors import NoTaskFeature, RequestError
@@ -21,9 +21,6 @@ from igds.methods.matched import SAMPLE, Match, matched_draws
 from igds.methods.registry import (
     Ingredients,
     has_chance,
-    needs_features,
-    needs_recall,
-    reads_responses,
     split_draw,
 )
 from igds.reading.work import RESIDUAL_COLUMN, ResidualWork, as_matrix, n_rows, row_ranges
@@ -38,17 +35,17 @@ def method_identity(context: Context, name: str, version: int) -> dict[str, Any]
     settings = _settings(context)
     base, _ = split_draw(name)
     parts: dict[str, Any] = {"method": name, "index": context.input_identity("index")}
-    if needs_features(name):
+    if name in USE_FEATURES:
         parts["features"] = [str(feature) for feature in _required_features(context)]
-    if needs_features(name) or name == "igds-nofilter":
+    if name in USE_FEATURES or name == "igds-nofilter":
         parts["aggregate"] = settings.aggregate
-    if needs_features(name) and settings.aggregate == "delta_weighted":
+    if name in USE_FEATURES and settings.aggregate == "delta_weighted":
         deltas = _deltas(context)
         parts["deltas"] = [deltas[feature] for feature in context.task_features]
-    if needs_recall(name):
+    if name in READ_PROMPTS:
         parts["model"] = context.model_identity
         parts["inputs"] = context.input_identity("recall")
-    if reads_responses(name):
+    if name in READ_RESPONSES:
         from igds.models.load import model_identity
 
         parts["model"] = model_identity(_response_model(context, name))
@@ -67,19 +64,19 @@ def method_identity(context: Context, name: str, version: int) -> dict[str, Any]
 def gather(context: Context, names: Sequence[str]) -> Ingredients:
     """Return what the methods are made from, the pool's sample for igds-matched read now."""
     bases = {split_draw(name)[0] for name in names}
-    features = context.task_features if any(map(needs_features, names)) else ()
+    features = context.task_features if set(names) & set(USE_FEATURES) else ()
     recalled = _recalled(context) if bases & {"igds-frequency", "igds-nofilter"} else ()
     if "rds" in bases and not context.config.data.prior:
         raise RequestError("rds compares the pool with the task's prompts: it needs data.prior")
     return Ingredients(
         features=features,
-        saes=context.saes if any(map(needs_recall, names)) else {},
+        saes=context.saes if set(names) & set(READ_PROMPTS) else {},
         residuals=context.run.path / "recall" / "residuals",
         deltas=_deltas(context) if features else {},
         recalled=recalled,
         matched=_matched(context, features) if "igds-matched" in bases else (),
         models={
-            name: asdict(_response_model(context, name)) for name in names if reads_responses(name)
+            name: asdict(_response_model(context, name)) for name in names if name in READ_RESPONSES
         },
         settings=_settings(context),
         seed=context.config.seed,
