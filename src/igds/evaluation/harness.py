@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
@@ -23,16 +22,6 @@ DOCUMENTS = pa.schema(
     ]
 )
 """One row a document and metric: `mmlu_anatomy/12`, `mmlu: acc`."""
-
-
-def check_harness() -> None:
-    """Refuse to begin without lm-evaluation-harness.
-
-    Raises:
-        RequestError: it is not installed; names the pip command.
-    """
-    if importlib.util.find_spec("lm_eval") is None:
-        raise RequestError("evaluate.lm_eval: lm_eval is not installed: pip install 'igds[eval]'")
 
 
 class HarnessWork:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from igds.stats.bootstrap import paired_bootstrap
+from igds.stats.null import or_null
 from igds.stats.passk import pass_at_k
 
 TUNED, ORIGINAL = "tuned", "original"
@@ -92,5 +93,5 @@ def _interval(
     values = np.array(list(by_item.values()))
     interval = paired_bootstrap(values, [clusters[item] for item in by_item], seed=seed)
     ends = {"mean": interval.mean, "low": interval.low, "high": interval.high}
-    plain = {name: None if np.isnan(end) else end for name, end in ends.items()}
+    plain = {name: or_null(end) for name, end in ends.items()}
     return {**plain, "n": len(values)}

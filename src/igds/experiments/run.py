@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +42,7 @@ from igds.runs.git import git_state
 from igds.runs.lock import RunLock
 from igds.runs.stage import committed_identity, stage_state
 from igds.stages.index import CHECKED
+from igds.stats.null import or_null
 from igds.tasks.registry import task_identity
 
 VERSION = 1
@@ -360,15 +360,11 @@ def _trained(file: ConfigFile, shared: Path, folder: RunFolder) -> dict[str, Any
     return {
         "ranked_by": ranked_by(shared, scored[0]),
         "cost": selection_cost(file, shared, scored),
-        "trained": {name: _finite(summary[name]) for name in kept},
+        # The loss of a training that diverged is no number.
+        "trained": {name: or_null(summary[name]) for name in kept},
         "selection": {
             **selection,
             **diversity(shared / "index", row_ids),
             "bits": as_bits(selected),
         },
     }
-
-
-def _finite(value: float | int) -> float | int | None:
-    """Return a number that JSON has; None for the loss of a training that diverged."""
-    return value if math.isfinite(value) else None

@@ -20,6 +20,7 @@ from igds.data.seeds import seeded_bits
 from igds.errors import RequestError
 from igds.interventions.rules import Rule
 from igds.stats.bootstrap import paired_bootstraps
+from igds.stats.null import or_null
 
 DOSES = (-1.0, -0.5, 0.5, 1.0, 2.0)
 """Coefficients that are measured, beside or with the run's own; at -1 the feature is ablated."""
@@ -140,8 +141,8 @@ def control_effects(
                 "coefficient": controls.coefficients[place],
                 "n": len(deltas),
                 "delta": found.mean,
-                "delta_low": None if np.isnan(found.low) else found.low,
-                "delta_high": None if np.isnan(found.high) else found.high,
+                "delta_low": or_null(found.low),
+                "delta_high": or_null(found.high),
             }
         )
         seen[kind] += 1

@@ -14,6 +14,7 @@ from igds.interventions.confirm import COLUMNS, Evidence
 from igds.interventions.rules import Position, Rule
 from igds.interventions.side_effects import SIDE_EFFECTS, side_effects
 from igds.stats.bootstrap import Interval, paired_bootstraps
+from igds.stats.null import or_null
 
 STEMS = {
     "delta": "delta",
@@ -198,4 +199,4 @@ def _columns(column: str, interval: Interval) -> list[tuple[str, float | None]]:
     stem = STEMS[column]
     names = (column, f"{stem}_low", f"{stem}_high")
     values = (interval.mean, interval.low, interval.high)
-    return [(n, None if np.isnan(v) else v) for n, v in zip(names, values, strict=True)]
+    return [(n, or_null(v)) for n, v in zip(names, values, strict=True)]

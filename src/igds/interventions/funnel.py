@@ -35,6 +35,7 @@ from igds.interventions.confirm import (
 from igds.interventions.controls import CONTROLS
 from igds.interventions.effects import effects_of, with_evidence
 from igds.stats.bootstrap import DRAWS
+from igds.stats.null import or_null
 from igds.stats.proportion import wilson
 from igds.stats.rank import spearman
 from igds.stats.signflip import FLIPS
@@ -242,11 +243,11 @@ def _screen_quality(
     missed = sum(s1[name]["delta"] >= bar for name in checked)
     low, high = wilson(missed, len(checked))
     return {
-        "screen_spearman": _number(agreement),
+        "screen_spearman": or_null(agreement),
         "screen_checked": len(checked),
         "screen_missed": missed,
-        "screen_missed_low": _number(low),
-        "screen_missed_high": _number(high),
+        "screen_missed_low": or_null(low),
+        "screen_missed_high": or_null(high),
     }
 
 
@@ -254,7 +255,7 @@ def _reliability(samples: pa.Table, order: Sequence[str], seed: int) -> dict[str
     """Return how firm the S2 order is."""
     deltas, _ = delta_matrix(samples, order)
     return {
-        "split_half_spearman": _number(split_half_spearman(deltas, seed)),
+        "split_half_spearman": or_null(split_half_spearman(deltas, seed)),
         "top_share": top_share(deltas, seed),
     }
 
@@ -347,8 +348,3 @@ def _joint_plan(settings: Intervene, usable: int) -> dict[str, Any]:
             "share": "1 / (min(top_k, usable) - 1) / C(usable, members)",
         },
     }
-
-
-def _number(value: float) -> float | None:
-    """Return the value as JSON has it: null where it is not a number."""
-    return None if np.isnan(value) else value

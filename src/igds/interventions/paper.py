@@ -14,6 +14,7 @@ from igds.interventions.effects import EFFECTS
 from igds.interventions.rules import Rule
 from igds.interventions.side_effects import side_effects
 from igds.stats.bootstrap import paired_bootstrap
+from igds.stats.null import or_null
 
 SPLIT = "all"
 """The procedure has one split: what chooses a feature also says how good it is."""
@@ -43,7 +44,7 @@ def paper_effects(
         feature = FeatureId.parse(name)
         names = [clusters[row] for row in own["row_id"].to_pylist()]
         found = paired_bootstrap(own["delta"].to_numpy(), names, seed=seed)
-        low, high = (None if np.isnan(end) else end for end in (found.low, found.high))
+        low, high = map(or_null, (found.low, found.high))
         rows.append(
             {
                 "feature": name,

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from igds.stats.bootstrap import Interval, paired_bootstrap
+from igds.stats.null import or_null
 
 SIDE_EFFECTS: dict[str, pa.DataType] = {
     "task_score": pa.float64(),
@@ -56,7 +57,7 @@ def side_effects(samples: pa.Table, clusters: Mapping[str, str], seed: int) -> d
     column |= {name: samples[name].to_numpy() for name in ("pass_k", "original_pass_k")}
     gain = difference("pass_k", "original_pass_k")
     ends = {"pass_k_low": gain.low, "pass_k_high": gain.high}
-    known = {name: None if np.isnan(value) else value for name, value in ends.items()}
+    known = {name: or_null(value) for name, value in ends.items()}
     return found | {"delta_pass_k": gain.mean, **known}
 
 

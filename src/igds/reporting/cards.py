@@ -17,6 +17,7 @@ from igds.interventions.controls import MATCHED
 from igds.reporting.environment import environment
 from igds.reporting.summaries import control_bars, doses, edit_words
 from igds.reporting.values import Control, Effect, Interval, Outputs, Run
+from igds.stats.null import or_null
 
 NATS = "nats a response token"
 CARDS = "cards"
@@ -69,16 +70,16 @@ def card(run: Run, feature: FeatureId) -> dict[str, Any]:
         "doses": _doses(controls, effect),
         "two_sided": intervene.two_sided.get(feature),
         "reliability": {
-            "split_half_spearman": _number(intervene.split_half_spearman),
-            "top_share": _number(intervene.top_share),
+            "split_half_spearman": or_null(intervene.split_half_spearman),
+            "top_share": or_null(intervene.top_share),
         },
-        "frequency": _number(recalled.frequency),
-        "control_frequency": _number(recalled.control_frequency),
+        "frequency": or_null(recalled.frequency),
+        "control_frequency": or_null(recalled.control_frequency),
         "specificity": _interval(recalled.specificity),
-        "template_specificity": _number(recalled.template_specificity),
+        "template_specificity": or_null(recalled.template_specificity),
         "transfer": _transfer(run, feature),
         "promoted": [
-            {"token": token, "logit": _number(logit)}
+            {"token": token, "logit": or_null(logit)}
             for token, logit in intervene.promoted.get(feature, ())
         ],
         "seed": run.manifest["seed"],
@@ -97,15 +98,15 @@ def _effect(effect: Effect, judged_by: str) -> dict[str, Any]:
         "active": effect.active if judged_by == "S3" else None,
         "label": effect.label,
         "delta": _interval(effect.delta),
-        "p_family": _number(effect.p_family),
-        "q": _number(effect.q),
+        "p_family": or_null(effect.p_family),
+        "q": or_null(effect.q),
         "logprob": _interval(effect.logprob),
         "contrast": _interval(effect.contrast),
         "without_first_5": _interval(effect.without_first_5),
         "answer": _interval(effect.answer),
-        "push": _number(effect.push),
-        "kl": _number(effect.kl),
-        "neutral_perplexity_ratio": _number(effect.neutral_perplexity_ratio),
+        "push": or_null(effect.push),
+        "kl": or_null(effect.kl),
+        "neutral_perplexity_ratio": or_null(effect.neutral_perplexity_ratio),
         "outputs": _outputs(effect.outputs) if effect.outputs else None,
     }
 
@@ -140,8 +141,8 @@ def _transfer(run: Run, feature: FeatureId) -> dict[str, Any] | None:
     return {
         "model": run.transfer.model,
         "reason": run.transfer.reason or None,
-        "frequency": _number(found.frequency) if found else None,
-        "control_frequency": _number(found.control_frequency) if found else None,
+        "frequency": or_null(found.frequency) if found else None,
+        "control_frequency": or_null(found.control_frequency) if found else None,
         "specificity": _interval(found.specificity) if found else None,
     }
 
@@ -150,9 +151,5 @@ def _interval(interval: Interval) -> dict[str, float | None] | None:
     """Return an estimate with its ends; None where it was not measured."""
     if not isfinite(interval.value):
         return None
-    ends = {"low": _number(interval.low), "high": _number(interval.high)}
+    ends = {"low": or_null(interval.low), "high": or_null(interval.high)}
     return {"value": interval.value, **ends}
-
-
-def _number(value: float) -> float | None:
-    return value if isfinite(value) else None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from igds.stats.null import or_null
 from igds.stats.rank import spearman
 
 AGREEMENTS = ("recalled_jaccard", "top_jaccard", "delta_spearman")
@@ -59,10 +60,10 @@ def compare(a: Identification, b: Identification, top: int) -> dict[str, Any]:
         "a": a.name,
         "b": b.name,
         "priors": [a.prior, b.prior],
-        "recalled_jaccard": _number(jaccard(a.recalled, b.recalled)),
-        "top_jaccard": _number(jaccard(a.order[:top], b.order[:top])),
+        "recalled_jaccard": or_null(jaccard(a.recalled, b.recalled)),
+        "top_jaccard": or_null(jaccard(a.order[:top], b.order[:top])),
         "shared": len(shared),
-        "delta_spearman": _number(spearman(*ranks)) if shared else None,
+        "delta_spearman": or_null(spearman(*ranks)) if shared else None,
     }
 
 
@@ -102,7 +103,3 @@ def _described(one: Identification, top: int) -> dict[str, Any]:
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else value

@@ -17,7 +17,7 @@ from igds.data.tokens import encode_chat_prompts, encode_prompts
 from igds.errors import RequestError
 from igds.evaluation.comet import check_comet, comet_items
 from igds.evaluation.generation import Decoding
-from igds.evaluation.harness import DOCUMENTS, check_harness
+from igds.evaluation.harness import DOCUMENTS
 from igds.evaluation.harness import WORK as HARNESS
 from igds.evaluation.items import COLUMNS, ITEMS, generation_prompts, gold_rows
 from igds.evaluation.results import ORIGINAL, TUNED, judges_by_0_and_1, summarise
@@ -35,6 +35,7 @@ from igds.models.load import ModelSpec, describe, load_tokenizer, model_identity
 from igds.reading.work import n_rows, row_ranges
 from igds.runs.stage import Stage
 from igds.stages.context import Context
+from igds.tasks.base import need_package
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -122,7 +123,7 @@ def _check(context: Context, settings: Evaluate) -> None:
     if settings.comet_python is not None:
         check_comet(context.task)
     if settings.lm_eval:
-        check_harness()
+        need_package("lm_eval")
     if context.config.prompts.chat_template and (settings.template or settings.shots):
         raise RequestError("evaluate.template and shots are for raw prompts, not for chat prompts")
 
