@@ -242,9 +242,9 @@ def igds_minus(experiment: Finished, measured: Sequence[Arm]) -> dict[tuple[str,
     found = {}
     for arm in measured:
         ours = own.get(arm.budget, {})
-        theirs = [cell for cell in arm.cells if cell.seed in ours]
         if arm.arm in ("igds", ORIGINAL, FULL):
             continue
+        theirs = [cell for cell in arm.cells if cell.seed in ours]
         gap = difference(experiment, [ours[cell.seed] for cell in theirs], theirs, primary)
         if gap is not None:
             found[arm.arm, arm.budget] = gap

@@ -39,6 +39,7 @@ def test_likelihoods_equal_one_plain_forward_a_row(family: str, batch_tokens: in
     rows = zip(prompts, responses, strict=True)
     pairs = [Continuation(context=prompt, response=response) for prompt, response in rows]
     found, _ = read_continuations(model, pairs, batch_tokens)
+    assert found is not None
     for prompt, response, values in zip(prompts, responses, found, strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([[*prompt, *response]])).logits[0].float()

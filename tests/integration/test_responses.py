@@ -47,6 +47,7 @@ def test_equals_a_loop_over_rows(family):
     model = tiny_model(family)
     for batch_tokens in (10_000, 60, 1):
         found, means = read_continuations(model, pairs(), batch_tokens, mean=True)
+        assert found is not None
         assert means is not None
         for pair, logprobs, mean in zip(pairs(), found, means, strict=True):
             expected, state = plain(model, pair)
@@ -59,13 +60,15 @@ def test_an_empty_response_has_no_likelihood_and_a_mean_of_its_context():
     model, (first, *_) = tiny_model(), pairs()
     bare = Continuation(context=first.context, response=[])
     found, means = read_continuations(model, [bare, first], 1000, mean=True)
+    assert found is not None
     assert [len(logprobs) for logprobs in found] == [0, len(first.response)]
     assert means is not None
-    (alone,), none = read_continuations(model, [bare], 1000)
+    alone, none = read_continuations(model, [bare], 1000)
+    assert alone is not None
     assert none is None
-    assert len(alone) == 0
+    assert [len(logprobs) for logprobs in alone] == [0]
     unasked, _ = read_continuations(model, [first], 1000, likelihood=False, mean=True)
-    assert [len(logprobs) for logprobs in unasked] == [0]
+    assert unasked is None
     last = Continuation(context=first.context[:-1], response=first.context[-1:])
     assert (means[0] - plain(model, last)[1]).abs().max() < 1e-5
 

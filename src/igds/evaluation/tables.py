@@ -99,7 +99,7 @@ def activation_items(model: str, found: pa.Table, clusters: Mapping[str, str]) -
 def document_items(model: str, found: pa.Table) -> pa.Table:
     """Return the items of a benchmark; each document is its own cluster."""
     rows = [
-        {"model": model, "cluster": row["item"], "sample": 0, **row} for row in found.to_pylist()
+        {**row, "model": model, "cluster": row["item"], "sample": 0} for row in found.to_pylist()
     ]
     return pa.Table.from_pylist(rows, schema=ITEMS)
 

@@ -86,6 +86,7 @@ class EvaluateWork:
     def _likelihoods(self, rows: list[GoldRow]) -> pa.Table:
         pairs = [Continuation(context=row.prompt_ids, response=row.response_ids) for row in rows]
         logprobs, _ = read_continuations(self._model, pairs, self._batch_tokens)
+        assert logprobs is not None, "likelihoods were asked for"
         found = []
         for row, values in zip(rows, logprobs, strict=True):
             answer = values[slice(*row.answer)] if row.answer else None

@@ -168,9 +168,10 @@ def difference(
         theirs: as many of another; pairs of which one is not finished are left out.
         metric: what is compared.
     """
-    runs = {finished.plan.cell_config(cell).name for cell in (*ours, *theirs)}
-    if metric == ACTIVATION and len(runs) > 1:
-        return None
+    if metric == ACTIVATION:
+        runs = {finished.plan.cell_config(cell).name for cell in (*ours, *theirs)}
+        if len(runs) > 1:
+            return None
     results = finished.results
     pairs = [
         (results[a], results[b])

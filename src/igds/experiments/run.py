@@ -71,7 +71,7 @@ class Finished:
 
     @property
     def complete(self) -> bool:
-        """Return whether all are."""
+        """Return whether all cells are finished."""
         return self.done == len(self.plan.cells)
 
 

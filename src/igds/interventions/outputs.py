@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 Texts = list[list[int]]
 """Token ids of each sample."""
-"""An SAE and the indices of its features."""
 
 CACHED = 4
 """Times `batch_tokens` that a decode batch holds: a step runs one token a row, so that keys and

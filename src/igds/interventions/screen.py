@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
 Group = tuple[FeatureEncoder, list[int]]
-"""An SAE and some of its features."""
+"""An SAE and the indices of some of its features."""
 Found = tuple[Float[Tensor, "tokens features"], Float[Tensor, "tokens d_model"]]
 """Activations and gradients at the edited tokens, float32 on the CPU."""
 STEPS = 10

@@ -151,6 +151,7 @@ def _verdict(
         "controls_95": {
             kind: percentile_95(controls, kind) if settings.controls else None for kind in MATCHED
         },
+        # There is one of each, so that its percentile is its delta.
         "controls_mean": {kind: percentile_95(controls, kind) for kind in ("mean", "difference")},
     }
 

@@ -59,7 +59,7 @@ def read_continuations(
     *,
     likelihood: bool = True,
     mean: bool = False,
-) -> tuple[list[Float[Tensor, " tokens"]], Float[Tensor, "pairs d_model"] | None]:
+) -> tuple[list[Float[Tensor, " tokens"]] | None, Float[Tensor, "pairs d_model"] | None]:
     """Return the log-probability of each token of each response, nats, and the weighted means.
 
     The mean is RDS+ (arXiv 2503.01807): over the tokens of context and response, token t (from 1)
@@ -70,10 +70,10 @@ def read_continuations(
         model: with its language-modelling head, in eval mode.
         pairs: contexts with their responses.
         batch_tokens: padded tokens a forward batch.
-        likelihood: whether the log-probabilities are wanted; none for any response without.
+        likelihood: whether the log-probabilities are wanted; None without.
         mean: whether the means are wanted; None without.
     """
-    logprobs = [torch.empty(0)] * len(pairs)
+    logprobs = [torch.empty(0)] * len(pairs) if likelihood else None
     means = torch.empty(len(pairs), decoder(model).config.hidden_size) if mean else None
     lengths = [len(pair.context) + len(pair.response) for pair in pairs]
     for places in plan_batches(lengths, batch_tokens):
@@ -82,7 +82,7 @@ def read_continuations(
         hidden = decoder(model)(
             input_ids=ids, attention_mask=mask, use_cache=False
         ).last_hidden_state
-        if likelihood:
+        if logprobs is not None:
             found = _logprobs(model, hidden, [pairs[place] for place in places])
             for place, values in zip(places, found, strict=True):
                 logprobs[place] = values
@@ -215,7 +215,7 @@ class ResponseReader:
             mean="mean" in self._parts,
         )
         spread = {}
-        if "loss" in self._parts:
+        if logprobs is not None:
             spread["loss"] = _spread(_losses(logprobs), places, len(pairs))
         if mean is not None:
             spread["mean"] = _spread(mean, places, len(pairs))
@@ -226,6 +226,7 @@ class ResponseReader:
                 for place in places
             ]
             logprobs, _ = read_continuations(self._model, bare, self._batch_tokens)
+            assert logprobs is not None, "likelihoods were asked for"
             spread["bare_loss"] = _spread(_losses(logprobs), places, len(pairs))
         return Responses(status=status, **spread)
 

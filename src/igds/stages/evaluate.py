@@ -123,7 +123,7 @@ def _check(context: Context, settings: Evaluate) -> None:
     if settings.comet_python is not None:
         check_comet(context.task)
     if settings.lm_eval:
-        need_package("lm_eval")
+        need_package("lm_eval", "evaluate.lm_eval")
     if context.config.prompts.chat_template and (settings.template or settings.shots):
         raise RequestError("evaluate.template and shots are for raw prompts, not for chat prompts")
 

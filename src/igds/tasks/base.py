@@ -121,11 +121,16 @@ class HasParaphrases(Protocol):
         ...
 
 
-def need_package(module: str) -> None:
+def need_package(module: str, setting: str = "") -> None:
     """Check that a package of the extra `eval` is installed.
+
+    Args:
+        module: its import name.
+        setting: the one that asks for it, if one does.
 
     Raises:
         RequestError: it is not; names the pip command.
     """
     if importlib.util.find_spec(module) is None:
-        raise RequestError(f"{module} is not installed: pip install 'igds[eval]'")
+        where = f"{setting}: " if setting else ""
+        raise RequestError(f"{where}{module} is not installed: pip install 'igds[eval]'")
