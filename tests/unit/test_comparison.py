@@ -126,18 +126,21 @@ def test_a_cell_of_a_table_cannot_break_it() -> None:
 def test_a_correlation_with_a_constant_is_not_defined() -> None:
     rising = np.arange(5.0)
     assert "not defined" in correlation_text(rising, np.ones(5), range(5))
-    found = correlation_text(rising, rising**3, "aabbc")
-    assert found == "Spearman 1.00 [1.00, 1.00], n = 5 fine-tuned models of 3 selections"
+    few = correlation_text(rising, rising**3, "aabbc")
+    assert few.startswith("Spearman 1.00 (too few selections for an interval), n = 5 fine-tuned")
+    rising = np.arange(9.0)
+    found = correlation_text(rising, rising**3, "aabcdefgh")
+    assert found == "Spearman 1.00 [1.00, 1.00], n = 9 fine-tuned models of 8 selections"
     assert "under 3 models" in correlation_text(rising[:2], rising[:2], "ab")
 
 
 def test_trainings_on_one_selection_are_drawn_together() -> None:
     rng = np.random.default_rng(0)
-    level = np.repeat(rng.normal(size=5), 6)
-    x, y = level + 0.01 * rng.normal(size=30), np.repeat(rng.normal(size=5), 6)
+    level = np.repeat(rng.normal(size=8), 6)
+    x, y = level + 0.01 * rng.normal(size=48), np.repeat(rng.normal(size=8), 6)
     apart, together = (
         [float(end) for end in re.findall(r"-?\d\.\d\d", correlation_text(x, y, names))[1:]]
-        for names in (range(30), np.repeat(range(5), 6).tolist())
+        for names in (range(48), np.repeat(range(8), 6).tolist())
     )
     assert together[1] - together[0] > apart[1] - apart[0] + 0.3
 

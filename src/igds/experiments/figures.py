@@ -33,7 +33,7 @@ _STYLE: dict[Any, Any] = {
 _SIZE = (7.2, 3.8)
 _TICKS = 10
 """Most shares of the pool that are ticked one by one."""
-_DRAWS = 4000
+_DRAWS, _ARMS = 4000, 8
 
 
 def figures(finished: Finished, found: Sequence[Arm]) -> dict[str, bytes]:
@@ -126,7 +126,8 @@ def correlation_text(
 ) -> str:
     """Return Spearman's correlation, its bootstrap interval, and how many models it is of.
 
-    Arms are drawn, not models: trainings on one selection are much alike.
+    Arms are drawn, not models: trainings on one selection are much alike. Of fewer than 8 arms
+    there is no interval, as draws of so few say little of others.
 
     Args:
         x: one value a fine-tuned model.
@@ -139,6 +140,9 @@ def correlation_text(
         return f"Spearman: not defined (under 3 models), {models}"
     if len(set(x.tolist())) < 2 or len(set(y.tolist())) < 2:
         return f"Spearman: not defined (a constant), {models}"
+    found = f"Spearman {spearman(x, y):.2f}"
+    if len(known) < _ARMS:
+        return f"{found} (too few selections for an interval), {models}"
     own = [np.flatnonzero([one == selection for one in selections]) for selection in known]
     rng = np.random.default_rng(0)
     draws = []
@@ -147,7 +151,7 @@ def correlation_text(
         if len(np.unique(x[rows])) > 1 and len(np.unique(y[rows])) > 1:
             draws.append(spearman(x[rows], y[rows]))
     low, high = np.percentile(draws, (2.5, 97.5))
-    return f"Spearman {spearman(x, y):.2f} [{low:.2f}, {high:.2f}], {models}"
+    return f"{found} [{low:.2f}, {high:.2f}], {models}"
 
 
 def _line(
