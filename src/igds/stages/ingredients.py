@@ -18,11 +18,7 @@ from igds.data.seeds import seeded_bits
 from igds.errors import NoTaskFeature, RequestError
 from igds.features import FeatureId
 from igds.methods.matched import SAMPLE, Match, matched_draws
-from igds.methods.registry import (
-    Ingredients,
-    has_chance,
-    split_draw,
-)
+from igds.methods.registry import Ingredients, has_chance, split_draw
 from igds.reading.work import RESIDUAL_COLUMN, ResidualWork, as_matrix, n_rows, row_ranges
 from igds.stages.context import Context
 
