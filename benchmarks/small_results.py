@@ -132,7 +132,8 @@ def page(
     parts = [INTRODUCTION, "## In short", in_short(pools, tested)]
     parts += ["## How far it has come", progress(found)]
     primary = next(iter(found.values())).plan.experiment.primary
-    parts += ["## The declared contrasts", contrast_table(tested, primary)]
+    named = [replace(one, arm=f"{name}: {one.arm}") for name, own in tested.items() for one in own]
+    parts += ["## The declared contrasts", contrast_table(named, primary)]
     parts.append("Holm's procedure is over all six, measured or not.")
     parts += ["## What was done otherwise than declared"]
     parts += [(RESULTS / "small" / "deviations.md").read_text(encoding="utf-8").rstrip(), EXPLORED]
@@ -143,7 +144,7 @@ def page(
         parts += [f"## {TITLES_OF[name]}", *stamps(experiment)]
         if name != "summarization":
             parts.append(COPIED)
-        declared = {one.against for one in tested if one.arm == f"{name}: igds"}
+        declared = {one.against for one in tested[name] if one.arm == "igds"}
         rivals = {
             (arm, budget): gap
             for (arm, budget), gap in pool.leads.items()
@@ -179,21 +180,17 @@ def progress(found: Mapping[str, Finished]) -> str:
     return markdown(("pool", "finished cells", "cells"), [*rows, total])
 
 
-def in_short(pools: Mapping[str, Pool], tested: Sequence[Tested]) -> str:
+def in_short(pools: Mapping[str, Pool], tested: Mapping[str, Sequence[Tested]]) -> str:
     """Return lines a pool: the declared contrasts, then which arms lie beside which, at 20 %.
 
     Args:
         pools: all of them.
-        tested: the declared contrasts of all of them.
+        tested: the declared contrasts of each.
     """
     lines = []
     for name, pool in pools.items():
         primary = pool.experiment.plan.experiment.primary
-        declared = [one for one in tested if one.arm.startswith(f"{name}: ")]
-        pairs = {
-            (one.arm.removeprefix(f"{name}: "), one.against): verdict(one).removeprefix(f"{name}: ")
-            for one in declared
-        }
+        pairs = {(one.arm, one.against): verdict(one) for one in tested[name]}
         over = {
             arm.arm: arm.over_random[primary]
             for arm in pool.arms
@@ -261,17 +258,14 @@ def difference_table(found: Mapping[tuple[str, str], Crossed]) -> str:
     return markdown(columns, rows)
 
 
-def all_contrasts(found: Mapping[str, Finished]) -> list[Tested]:
-    """Return the declared contrasts of all pools as one family; unmeasured ones count in it."""
+def all_contrasts(found: Mapping[str, Finished]) -> dict[str, list[Tested]]:
+    """Return each pool's declared contrasts, all one family; unmeasured ones count in it."""
     declared = sum(
         len(part.contrasts) for one in found.values() for part in one.plan.experiment.grid
     )
-    tested = [
-        replace(test, arm=f"{name}: {test.arm}")
-        for name, one in found.items()
-        for test in contrasts(one)
-    ]
-    return adjusted(tested, declared)
+    tested = {name: contrasts(one) for name, one in found.items()}
+    together = iter(adjusted([one for own in tested.values() for one in own], declared))
+    return {name: [next(together) for _ in own] for name, own in tested.items()}
 
 
 def rates(tuning: Finished) -> list[str]:

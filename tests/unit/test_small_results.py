@@ -141,14 +141,17 @@ def test_a_null_is_judged_by_as_many_seeds_as_were_wanted_and_may_have_no_featur
 def test_the_page_says_in_short_what_lies_above_and_below() -> None:
     values = {"original": -1.0, "igds": 0.1, "loss": -0.1, "cosine": 0.1}
     grid = planted("noise-prompt", partial(by_arm, values, 0.0))
-    said = small_results.in_short({"noise-prompt": measure(grid)}, []).splitlines()
+    said = small_results.in_short(
+        {"noise-prompt": measure(grid)}, {"noise-prompt": []}
+    ).splitlines()
     assert said[:3] == [
         "- **noise-prompt**.",
         "  - Against random rows: above: igds, cosine; below: loss; not told apart: length.",
         "  - igds against others: above: length, loss; not told apart: cosine.",
     ]
     first = {cell: one for cell, one in grid.results.items() if cell.seed == 0}
-    short = small_results.in_short({"noise-prompt": measure(replace(grid, results=first))}, [])
+    cut = measure(replace(grid, results=first))
+    short = small_results.in_short({"noise-prompt": cut}, {"noise-prompt": []})
     assert short.startswith("- **noise-prompt** (not all cells yet).\n")
     assert "  - Against random rows: nothing can be said yet." in short
     broken = next(one for cell, one in grid.results.items() if cell.arm == "cosine")
@@ -158,7 +161,8 @@ def test_the_page_says_in_short_what_lies_above_and_below() -> None:
         cell: replace(one, items=items) if cell.arm == "cosine" else one
         for cell, one in grid.results.items()
     }
-    said = small_results.in_short({"noise-prompt": measure(replace(grid, results=results))}, [])
+    nowhere = measure(replace(grid, results=results))
+    said = small_results.in_short({"noise-prompt": nowhere}, {"noise-prompt": []})
     assert "not told apart: length; diverged: cosine." in said
 
 
