@@ -115,7 +115,7 @@ def test_a_cell_depends_on_what_makes_it_and_on_nothing_else() -> None:
     grid = Grid(arms=("random", "igds", "igds-frequency"))
 
     def identities(sae: str = "x", **changes: object) -> list[dict[str, object]]:
-        inputs = {"contents": {}, "saes": {"L1": sae}}
+        inputs = {"contents": {}, "sae_contents": {"L1": sae}}
         plan = plan_cells(config(grid, **changes))
         return [cell_identity(plan.cell_config(cell), inputs) for cell in plan.cells]
 
@@ -124,6 +124,8 @@ def test_a_cell_depends_on_what_makes_it_and_on_nothing_else() -> None:
     assert [a == b for a, b in zip(before, by_recall, strict=True)] == [True, False, False]
     by_sae = identities(sae="y")
     assert [a == b for a, b in zip(before, by_sae, strict=True)] == [True, False, False]
+    by_path = identities(saes=(SAE(path="another"),))  # seen without a look at the weights
+    assert [a == b for a, b in zip(before, by_path, strict=True)] == [True, False, False]
     by_delta = identities(intervene=Intervene(top_k=2))
     assert [a == b for a, b in zip(before, by_delta, strict=True)] == [True, False, True]
     by_rate = identities(finetune=Finetune(learning_rate=1.0))

@@ -25,7 +25,7 @@ from igds.stages.context import CELL_STAGES
 
 SHARED = "shared"
 """Name of the run that has what cells have in common; other SAEs or data have one of their own."""
-INPUTS = ("contents", "saes", "models", "task_source", "stages")
+INPUTS = ("contents", "sae_contents", "models", "task_source", "stages")
 """Parts of a cell's identity that are no settings: rows and weights, and versions of code."""
 _WHOLE = Select(budget=Budget(ratio=Decimal(1)), method="random", unique="none")
 """The whole pool, which needs no score; any that every row has will do."""
@@ -254,11 +254,11 @@ def cell_identity(config: Config, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """
     method = config.select.scored[0] if config.select else None
     assert config.evaluate is not None, "plan_cells refuses an experiment without it"
-    skipped = {"name", "runs_dir", "runtime", "report", "experiment", "saes"}
+    skipped = {"name", "runs_dir", "runtime", "report", "experiment"}
     # A cell that knows no features does not depend on how they would be found.
     reads = config.evaluate.activations
     if not reads and method not in READ_PROMPTS:
-        skipped |= {"recall"}
+        skipped |= {"recall", "saes", "sae_contents"}
     if not reads and method not in USE_FEATURES:
         skipped |= {"intervene"}
     plain = {name: value for name, value in chosen(config).items() if name not in skipped}
@@ -268,5 +268,4 @@ def cell_identity(config: Config, inputs: Mapping[str, Any]) -> dict[str, Any]:
         plain["score"] = {key: v for key, v in plain["score"].items() if key not in unused}
     if method is None:
         plain.pop("score", None)
-    used = set(INPUTS) - ({"saes"} if "recall" in skipped else set())
-    return {**plain, **{name: part for name, part in inputs.items() if name in used}}
+    return {**plain, **{name: part for name, part in inputs.items() if name not in skipped}}

@@ -198,7 +198,7 @@ def _inputs(file: ConfigFile) -> dict[str, Any]:
             name: [source_identity(source, file.base) for source in getattr(file.config.data, name)]
             for name in CHECKED
         },
-        "saes": context.sae_identity,
+        "sae_contents": context.sae_identity,
         "models": {name: model_identity(spec) for name, spec in models.items() if spec},
         "task_source": task_identity(file.config.task, file.base),
         "stages": {name: import_module(f"igds.stages.{name}").VERSION for name in _STAGES},
