@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from igds.config.inputs import Task
+from igds.config.load import load_config
+from igds.data.templates import Template
 from igds.errors import RequestError
 from igds.tasks import base, grading
 from igds.tasks.grading import Grader
@@ -225,6 +228,28 @@ def test_task_class_beside_the_config(tmp_path: Path) -> None:
     source.write_text(source.read_text() + "# changed\n")
     assert task_identity(named, tmp_path) != first
     assert task_identity(Task(), HERE) == {"name": "math", "response": None, "metric": None}
+
+
+def test_the_tasks_of_the_documentation(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    settings, source = (
+        re.search(f"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("yaml", "python")
+    )
+    assert settings is not None and source is not None
+    (tmp_path / "igds.yaml").write_text(settings[1])
+    config = load_config(tmp_path / "igds.yaml").config
+    task = load_task(config.task, tmp_path)
+    row = {"instruction": "Greet.", "output": "Hello there"}
+    assert task.response(row) == " Hello there" and task.score("hello there", row) == 1.0
+    assert config.prompts.template is not None
+    assert Template(text=config.prompts.template).render(row) == "Greet.\nAnswer:"
+    (tmp_path / "capitals.py").write_text(source[1])
+    [named] = re.findall('task: {name: "(.*?)"}', page)
+    capitals = load_task(Task(name=named), tmp_path)
+    row = {"country": "Bolivia", "capitals": ["Sucre", "La Paz"]}
+    assert Template(text=capitals.template).render(row) == "Bolivia: its capital is"
+    assert capitals.response(row) == " Sucre"
+    assert (capitals.score(" La Paz\n", row), capitals.score("Lima", row)) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,8 @@ class Task:
     """What the model is asked to do and how an output is judged."""
 
     name: str = "math"
-    """math, summarization, translation, or an import path `package.module:Class` of a class with
-    `response` and `score`."""
+    """math, summarization, translation, any name for a task of your own, or an import path
+    `package.module:Class` of a class with `template`, `fields`, `response` and `score`."""
     response: str | None = None
     """Template of the gold response for a task of your own, starting with a space, as
     ` {answer}`."""
@@ -202,7 +202,8 @@ class Data:
     prior: tuple[Source, ...]
     """Task prompts in which features are recalled (D_prior), 200-500 rows."""
     validation: tuple[Source, ...] = ()
-    """Task prompts with gold responses for interventions (D_val), 100-300 rows."""
+    """Task prompts with gold responses for interventions (D_val): as many different ones as
+    `intervene` asks for, 300 by default."""
     control: tuple[Source, ...] = (Source(path="builtin:neutral"),)
     """Rows of other tasks, for control frequency and specificity."""
     pool: tuple[Source, ...] = ()
