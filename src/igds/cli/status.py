@@ -18,8 +18,8 @@ from igds.errors import RequestError
 class Status:
     """Show what is done: stages, rows by status, selection, task features; needs no lock.
 
-    Of an experiment: what its cells have in common, and each cell that was begun here. Of a folder
-    of runs: the last stage and the outcome of each.
+    Of an experiment: what its cells have in common, and each cell that was begun here; a run of the
+    same name follows. Of a folder of runs: the last stage and the outcome of each.
     """
 
     overridable: ClassVar[bool] = False
@@ -34,11 +34,12 @@ class Status:
             RequestError: the folder neither is a run nor holds any.
         """
         begun = sorted(file.parent for file in self.run.glob("cells/*/cell.json"))
+        made = (self.run / "manifest.json").exists()
         if begun:
             _show_experiment(self.run, begun)
-            return
-        if (self.run / "manifest.json").exists():
+        if made:
             _show_run(self.run)
+        if begun or made:
             return
         runs = sorted(file.parent for file in self.run.glob("*/manifest.json"))
         if not runs:
