@@ -105,6 +105,23 @@ def test_the_page_shows_training_and_evaluation(trained: Path) -> None:
     assert "loss-" in page  # ids of the figure
 
 
+def test_a_training_that_diverges_is_finished_and_says_so(tmp_path: Path) -> None:
+    from tests.tiny_project import build_project
+
+    sections = SECTIONS.replace("0.01", "1.0e+30").replace(
+        "max_new_tokens: 6, samples: 3, temperature: 1.0, pass_at: [2]", "generate: false"
+    )
+    trained = run(with_training(build_project(tmp_path), sections)).folder.path
+    log = pq.read_table(trained / "finetune" / "log.parquet")
+    assert log["loss"][0].is_valid and not log["loss"][-1].is_valid
+    summary = json.loads((trained / "finetune" / "summary.json").read_text())
+    assert summary["first_loss"] > 0 and summary["last_loss"] is None
+    results = json.loads((trained / "evaluate" / "results.json").read_text())
+    assert results["models"]["tuned"]["logprob"]["mean"] is None
+    assert results["models"]["original"]["logprob"]["mean"] < 0
+    assert 'id="evaluate"' in (trained / "report" / "index.html").read_text()
+
+
 def test_a_second_run_changes_nothing_and_other_settings_keep_the_earlier_model(
     trained: Path,
 ) -> None:

@@ -194,7 +194,10 @@ def test_one_process_sees_one_gpu_and_several_are_launched(tmp_path: Path) -> No
     environment = training_environment(one, {"CUDA_VISIBLE_DEVICES": "4,6"}, "cuda:1", 2, tmp_path)
     assert environment["CUDA_VISIBLE_DEVICES"] == "6"
     assert training_environment(one, {}, "cuda", 2, tmp_path)["CUDA_VISIBLE_DEVICES"] == "0"
+    assert training_environment(one, {}, "map", 2, tmp_path)["CUDA_VISIBLE_DEVICES"] == "0"
     assert "CUDA_VISIBLE_DEVICES" not in training_environment(one, {}, "cpu", 2, tmp_path)
+    file = settings(accelerate_config="fsdp.yaml")  # says how many processes there are
+    assert "CUDA_VISIBLE_DEVICES" not in training_environment(file, {}, "cuda", 2, tmp_path)
     assert training_command(folder, one, tmp_path)[1:3] == ["-m", "igds.finetuning.train"]
     kept = training_environment(one, {"MALLOC_TOP_PAD_": "7"}, "cpu", 2, tmp_path)
     assert (kept["MALLOC_MMAP_MAX_"], kept["MALLOC_TOP_PAD_"]) == ("0", "7")  # the user's own wins

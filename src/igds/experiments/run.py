@@ -42,7 +42,6 @@ from igds.runs.git import git_state
 from igds.runs.lock import RunLock
 from igds.runs.stage import committed_identity, stage_state
 from igds.stages.index import CHECKED
-from igds.stats.null import or_null
 from igds.tasks.registry import task_identity
 
 VERSION = 1
@@ -360,8 +359,7 @@ def _trained(file: ConfigFile, shared: Path, folder: RunFolder) -> dict[str, Any
     return {
         "ranked_by": ranked_by(shared, scored[0]),
         "cost": selection_cost(file, shared, scored),
-        # The loss of a training that diverged is no number.
-        "trained": {name: or_null(summary[name]) for name in kept},
+        "trained": {name: summary[name] for name in kept},
         "selection": {
             **selection,
             **diversity(shared / "index", row_ids),

@@ -125,7 +125,8 @@ def training_environment(
         "WANDB_DIR": str(folder),
         "WANDB_PROJECT": given.get("WANDB_PROJECT", "igds"),
     }
-    if device.startswith("cuda") and settings.processes == 1:
+    alone = settings.processes == 1 and settings.accelerate_config is None
+    if alone and (device == "map" or device.startswith("cuda")):
         # The trainer refuses one process that sees several GPUs.
         number = int(device.partition(":")[2] or 0)
         seen = given.get("CUDA_VISIBLE_DEVICES", "").split(",")

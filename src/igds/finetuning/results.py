@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from igds.finetuning.examples import example_lengths, response_lengths
 from igds.finetuning.spec import TrainSpec
+from igds.stats.null import or_null
 
 LOG = pa.schema(
     [
@@ -38,7 +39,7 @@ def log_table(history: Sequence[Mapping[str, Any]], lengths: np.ndarray, batch: 
     """Return the log: what the trainer wrote, and the tokens seen so far.
 
     Args:
-        history: the trainer's entries, one an update.
+        history: the trainer's entries, one an update; None is no finite number.
         lengths: tokens of each row in the order it was trained on, repeats included.
         batch: rows an update.
     """
@@ -90,6 +91,6 @@ def training_summary(
         "batch": spec.settings.batch,
         "precision": spec.settings.precision,
         "lora": spec.settings.lora is not None,
-        "first_loss": float(losses[:tail].mean()),
-        "last_loss": float(losses[-tail:].mean()),
+        "first_loss": or_null(float(losses[:tail].mean())),
+        "last_loss": or_null(float(losses[-tail:].mean())),
     }

@@ -30,6 +30,7 @@ from igds.finetuning.spec import ADAPTER, HISTORY, MODEL, STEP, TrainFolder, Tra
 from igds.models.load import load_tokenizer, load_trainable
 from igds.models.quiet import quiet
 from igds.runs.files import write_json
+from igds.stats.null import or_null
 
 _STATE = "trainer_state.json"
 
@@ -102,7 +103,9 @@ def train(folder: TrainFolder) -> None:
     # The trainer pickles its arguments beside the weights.
     (folder.path / trained / "training_args.bin").unlink(missing_ok=True)
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
-    write_json(folder.path / HISTORY, history)
+    # A training that diverged is finished too: JSON has no NaN.
+    plain = [{name: or_null(value) for name, value in entry.items()} for entry in history]
+    write_json(folder.path / HISTORY, plain)
 
 
 def make_trainer(folder: TrainFolder, spec: TrainSpec) -> SFTTrainer:
@@ -160,7 +163,7 @@ def last_checkpoint(folder: Path) -> str | None:
         try:
             json.loads((path / _STATE).read_bytes())  # the last file of a checkpoint
         except (FileNotFoundError, ValueError):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # of several processes each comes here
             continue
         return str(path)
     return None

@@ -104,7 +104,9 @@ def check_head(model: PreTrainedModel) -> None:
         own = model(input_ids=ids, use_cache=False).logits[0].float().cpu()
         hidden = decoder(model)(input_ids=ids, use_cache=False).last_hidden_state
         ours = head_logits(model, hidden[0]).cpu()
-    if not torch.allclose(own, ours, rtol=1e-3, atol=1e-3 * float(own.abs().max())):
+    # A training that diverged leaves weights that are no numbers: that is measured, not refused.
+    close = 1e-3 * float(own.abs().nan_to_num(0.0, 0.0).max())
+    if not torch.allclose(own, ours, rtol=1e-3, atol=close, equal_nan=True):
         raise RequestError(
             f"{type(model).__name__} changes its logits in a way igds does not know: "
             "interventions need a model whose logits are its head's, scaled or soft-capped at most"
