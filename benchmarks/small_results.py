@@ -64,7 +64,7 @@ NOTES = {
         "were not. Answers off the task are short, which is all that length needs."
     ),
     "noise-response": (
-        "If all five draws that read prompts alone are at chance, all of them stay in the "
+        "If all five draws that should be at chance are, all of them stay in the "
         "predicted range with a probability of 0.83; both of random alone with 0.93."
     ),
 }
@@ -75,14 +75,19 @@ COPIED = (
     "solving. Part of every gain on the original is the solutions' form, with a last sentence that "
     "is always the same."
 )
+UNASKED = (
+    "No control pushes are made here, so nothing can be confirmed. L9/1839 was confirmed with them "
+    "on the same validation rows: [interventions](interventions.md)."
+)
 CONFIGS, RESULTS = ROOT / "configs" / "small", ROOT / "docs" / "results"
 INTRODUCTION = """# Does training on selected rows help a small model?
 
 Written by `python benchmarks/small_results.py` from the per-item results of every finished cell,
 in [small/](small). What was asked, what was declared and what counts as found was written down
 before: [protocol](protocol.md). Configurations: [configs/small](../../configs/small/README.md).
-Numbers are means over trainings and held-out rows, in nats a token, with 95 % intervals. What each
-training selected, its tokens and updates among it, is in its own file."""
+Numbers are means over trainings and held-out rows, in nats a token, with 95 % intervals; these are
+symmetric, so they may reach beyond a bound. What each training selected, its tokens and updates
+among it, is in its own file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +148,7 @@ def page(
             continue
         parts += [f"## {TITLES_OF[name]}", *stamps(experiment)]
         if name != "summarization":
-            parts.append(COPIED)
+            parts += [UNASKED, COPIED]
         declared = {one.against for one in tested[name] if one.arm == "igds"}
         rivals = {
             (arm, budget): gap
@@ -208,8 +213,10 @@ def in_short(pools: Mapping[str, Pool], tested: Mapping[str, Sequence[Tested]]) 
         short = "" if pool.experiment.complete else " (not all cells yet)"
         lines.append(f"- **{name}**{short}.")
         lines += [f"  - Declared, {a} - {b}: {said}." for (a, b), said in pairs.items()]
-        lines.append(f"  - Against random rows: {sides(over)}.")
-        lines.append(f"  - igds against others: {sides(rivals)}.")
+        beside = sides(over, ("better", "worse", "no difference seen", "diverged"))
+        lines.append(f"  - Compared with random rows: {beside}.")
+        others = sides(rivals, ("better than", "worse than", "no difference seen from", "diverged"))
+        lines.append(f"  - igds compared with others: {others}.")
     note = (
         "What was not declared is said by the 95 % interval of each pair at 20 %, not adjusted for "
         "their number; those of two seeds cover less often. Pairs of one seed are not named."
@@ -217,16 +224,17 @@ def in_short(pools: Mapping[str, Pool], tested: Mapping[str, Sequence[Tested]]) 
     return "\n".join([*lines, "", note]) if lines else "Nothing is measured yet."
 
 
-def sides(gaps: Mapping[str, Crossed]) -> str:
-    """Return which differences lie above 0, below it, and across it."""
-    found: dict[str, list[str]] = {"above": [], "below": [], "not told apart": [], "diverged": []}
+def sides(gaps: Mapping[str, Crossed], words: tuple[str, str, str, str]) -> str:
+    """Return which differences lie above 0, below it, across it, and nowhere, in these words."""
+    above, below, across, nowhere = words
+    found: dict[str, list[str]] = {word: [] for word in words}
     for arm, gap in gaps.items():
         if math.isnan(gap.interval.mean):
-            found["diverged"].append(arm)
+            found[nowhere].append(arm)
         elif gap.seeds > 1:
-            above, below = gap.interval.low > 0, gap.interval.high < 0
-            found["above" if above else "below" if below else "not told apart"].append(arm)
-    said = [f"{side}: {', '.join(names)}" for side, names in found.items() if names]
+            over, under = gap.interval.low > 0, gap.interval.high < 0
+            found[above if over else below if under else across].append(arm)
+    said = [f"{side} {', '.join(names)}" for side, names in found.items() if names]
     return "; ".join(said) or "nothing can be said yet"
 
 

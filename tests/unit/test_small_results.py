@@ -128,7 +128,10 @@ def test_a_null_is_judged_by_as_many_seeds_as_were_wanted_and_may_have_no_featur
     assert table.count("| 1 |") == 2 and "contradicted" not in table
     none = tuple(cell for cell in wanted if cell.arm == "igds@untrained")
     left = {cell: one for cell, one in grid.results.items() if cell not in none}
-    found = {**rest, "math": replace(grid, results=left, unselected=none)}
+    found = {
+        **rest,
+        "math": replace(grid, results=left, unselected=dict.fromkeys(none, "there is no feature")),
+    }
     table = small_results.null_predictions({**pools, "math": measure(found["math"])})
     assert "| math | igds@untrained |  |  | met: no usable feature |" in table
     assert "| math | igds@permuted | 2 |" in table
@@ -138,7 +141,7 @@ def test_a_null_is_judged_by_as_many_seeds_as_were_wanted_and_may_have_no_featur
     ]
 
 
-def test_the_page_says_in_short_what_lies_above_and_below() -> None:
+def test_the_page_says_in_short_what_is_better_and_what_is_worse() -> None:
     values = {"original": -1.0, "igds": 0.1, "loss": -0.1, "cosine": 0.1}
     grid = planted("noise-prompt", partial(by_arm, values, 0.0))
     said = small_results.in_short(
@@ -146,14 +149,15 @@ def test_the_page_says_in_short_what_lies_above_and_below() -> None:
     ).splitlines()
     assert said[:3] == [
         "- **noise-prompt**.",
-        "  - Against random rows: above: igds, cosine; below: loss; not told apart: length.",
-        "  - igds against others: above: length, loss; not told apart: cosine.",
+        "  - Compared with random rows: better igds, cosine; worse loss; "
+        "no difference seen length.",
+        "  - igds compared with others: better than length, loss; no difference seen from cosine.",
     ]
     first = {cell: one for cell, one in grid.results.items() if cell.seed == 0}
     cut = measure(replace(grid, results=first))
     short = small_results.in_short({"noise-prompt": cut}, {"noise-prompt": []})
     assert short.startswith("- **noise-prompt** (not all cells yet).\n")
-    assert "  - Against random rows: nothing can be said yet." in short
+    assert "  - Compared with random rows: nothing can be said yet." in short
     broken = next(one for cell, one in grid.results.items() if cell.arm == "cosine")
     nan = pa.array([float("nan")] * len(broken.items), pa.float64())
     items = broken.items.set_column(4, "value", nan)
@@ -163,7 +167,7 @@ def test_the_page_says_in_short_what_lies_above_and_below() -> None:
     }
     nowhere = measure(replace(grid, results=results))
     said = small_results.in_short({"noise-prompt": nowhere}, {"noise-prompt": []})
-    assert "not told apart: length; diverged: cosine." in said
+    assert "no difference seen length; diverged cosine." in said
 
 
 def test_what_was_declared_is_said_by_its_verdict_alone() -> None:

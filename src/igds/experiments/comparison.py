@@ -184,7 +184,7 @@ def difference(
     left, right = (
         np.stack([_values(pair[side], metric, names) for pair in pairs]) for side in (0, 1)
     )
-    return crossed_mean(left - right, _clusters(pairs[0][0], names), seed=0)
+    return crossed_mean(left - right, _clusters(pairs[0][0], names))
 
 
 def counterpart(part: Grid, method: str, arm: str) -> str:
@@ -201,7 +201,7 @@ def _means(results: Results, done: Sequence[Cell]) -> dict[str, Crossed]:
         names = _common(kept, metric)
         if names:
             values = np.stack([_values(one, metric, names) for one in kept])
-            found[metric] = crossed_mean(values, _clusters(kept[0], names), seed=0)
+            found[metric] = crossed_mean(values, _clusters(kept[0], names))
     return found
 
 

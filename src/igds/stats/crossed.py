@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -10,12 +11,10 @@ from jaxtyping import Float
 
 from igds.stats.bootstrap import Interval, cluster_numbers
 
-DRAWS = 4000
-"""Bootstrap draws."""
-_AT_ONCE = 4_000_000
-"""Weights of clusters drawn at once."""
 POWER = 0.8
 """Power at the smallest detectable effect."""
+_ROUNDING = 1e-12
+"""Spread relative to the mean that is no more than what rounding leaves of equal values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +22,8 @@ class Crossed:
     """A mean over trainings and items, or the mean of their differences."""
 
     interval: Interval
-    """The mean with its 95 % interval; no ends with one cluster of items."""
+    """The mean with its 95 % interval; no ends with one cluster of items, nor where all values are
+    one and the same but 0."""
     p: float
     """Two-sided, of a mean of 0; NaN where there is no interval."""
     seeds: int
@@ -50,14 +50,13 @@ class Crossed:
         return float(upper + power) * self.error
 
 
-def crossed_mean(
-    values: Float[np.ndarray, "seeds items"], clusters: Sequence[Hashable], *, seed: int
-) -> Crossed:
+def crossed_mean(values: Float[np.ndarray, "seeds items"], clusters: Sequence[Hashable]) -> Crossed:
     """Return the mean with an interval that would cover other trainings and other items.
 
     The standard error is that of a bootstrap that draws trainings and clusters of items at once,
-    one less than there are of each, which makes the variances of trainings and of items unbiased.
-    What is particular to a training and an item is counted three times, so where trainings agree
+    one less than there are of each, in closed form: what more and more draws come to, up to the
+    spread of the clusters' sizes. The variances of trainings and of items are unbiased by it;
+    what is particular to a training and an item is counted three times, so where trainings agree
     the interval is too wide rather than too narrow. With five trainings the percentiles of such
     draws are too narrow, so the interval is Student's, with Satterthwaite's degrees of freedom of
     the two variances. With two trainings whose means differ much the interval covers about 0.88 of
@@ -67,7 +66,6 @@ def crossed_mean(
     Args:
         values: one row a training, one column a held-out item.
         clusters: cluster of each item; items of one prompt are drawn together.
-        seed: of the draws.
 
     Raises:
         ValueError: there is no value, or clusters and items differ in number.
@@ -85,8 +83,9 @@ def crossed_mean(
     mean = float(values.mean())
     error = freedom = float("nan")
     if len(counts) > 1:
-        error = _bootstrap_error(sums, counts, seed)
-        freedom = _freedom(by_seed, sums.mean(axis=0), counts)
+        error, freedom = _error(sums, counts)
+        if mean and error <= _ROUNDING * abs(mean):
+            error = float("nan")
     margin = float(stats.t.ppf(0.975, freedom)) * error
     return Crossed(
         interval=Interval(mean=mean, low=mean - margin, high=mean + margin),
@@ -113,39 +112,24 @@ def _two_sided(mean: float, error: float, freedom: float) -> float:
     from scipy import stats
 
     if error == 0:
-        return 1.0 if mean == 0 else 0.0
+        return 1.0
     return float(2 * stats.t.sf(abs(mean) / error, freedom))
 
 
-def _bootstrap_error(
-    sums: Float[np.ndarray, "seeds clusters"], counts: Float[np.ndarray, " clusters"], seed: int
-) -> float:
-    """Return the deviation of the mean over draws of trainings and clusters."""
-    rng = np.random.default_rng(seed)
+def _error(
+    sums: Float[np.ndarray, "seeds clusters"], counts: Float[np.ndarray, " clusters"]
+) -> tuple[float, float]:
+    """Return the standard error of the mean, and Satterthwaite's degrees of freedom of it."""
     trainings, groups = sums.shape
-    drawn = trainings - 1 if trainings > 1 else 1
-    seeds = rng.multinomial(drawn, np.full(trainings, 1 / trainings), size=DRAWS) / drawn
-    means = []
-    for drawn_seeds in np.array_split(seeds, max(1, DRAWS * groups // _AT_ONCE)):
-        size = len(drawn_seeds)
-        clusters = rng.multinomial(groups - 1, np.full(groups, 1 / groups), size=size)
-        totals = ((drawn_seeds @ sums) * clusters).sum(axis=1)
-        means.append(totals / (clusters @ counts))
-    return float(np.concatenate(means).std())
-
-
-def _freedom(
-    by_seed: Float[np.ndarray, " seeds"],
-    by_cluster: Float[np.ndarray, " clusters"],
-    counts: Float[np.ndarray, " clusters"],
-) -> float:
-    """Return Satterthwaite's degrees of freedom of the two variances of the mean."""
-    groups = len(counts)
-    mean = by_cluster.sum() / counts.sum()
-    item = float(((by_cluster - mean * counts) ** 2).sum() / (groups - 1) / groups)
-    item /= float(counts.mean()) ** 2
-    if len(by_seed) == 1:
-        return groups - 1.0
-    trained = float(by_seed.var(ddof=1)) / len(by_seed)
-    spread = trained**2 / (len(by_seed) - 1) + item**2 / (groups - 1)
-    return (trained + item) ** 2 / spread if spread > 0 else groups - 1.0
+    mean = sums.sum() / counts.sum() / trainings
+    apart = (sums - mean * counts) / counts.mean()
+    by_seed, by_item = apart.mean(axis=1), apart.mean(axis=0)
+    of_items = float((by_item**2).sum()) / groups / (groups - 1)
+    if trainings == 1:
+        return math.sqrt(of_items), groups - 1.0
+    of_seeds = float((by_seed**2).sum()) / trainings / (trainings - 1)
+    of_both = float(((apart - by_seed[:, None] - by_item) ** 2).sum())
+    of_both /= trainings * (trainings - 1) * groups * (groups - 1)
+    spread = of_seeds**2 / (trainings - 1) + of_items**2 / (groups - 1)
+    freedom = (of_seeds + of_items) ** 2 / spread if spread > 0 else groups - 1.0
+    return math.sqrt(of_seeds + of_items + of_both), freedom
