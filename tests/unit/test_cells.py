@@ -172,6 +172,11 @@ def test_a_primary_metric_that_is_not_measured_is_refused() -> None:
     assert made.experiment is not None
     with pytest.raises(RequestError, match=r"primary is 'task_score'.*logprob, logprob_answer"):
         plan_cells(replace(made, experiment=replace(made.experiment, primary="task_score")))
+    asked = replace(made, evaluate=Evaluate(generate=False, lm_eval=("mmlu",)))
+    for primary in ("mmlu", "mmluu: acc"):
+        with pytest.raises(RequestError, match="it measures .*mmlu: <metric>"):
+            plan_cells(replace(asked, experiment=replace(made.experiment, primary=primary)))
+    plan_cells(replace(asked, experiment=replace(made.experiment, primary="mmlu: acc")))
 
 
 def test_an_experiment_needs_its_sections() -> None:

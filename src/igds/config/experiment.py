@@ -83,8 +83,8 @@ class Experiment:
     variants: dict[str, str] = field(default_factory=dict)
     """Name -> other settings, written as on the command line: `--saes.0.path untrained/L9`."""
     primary: str = "logprob"
-    """Metric of the declared contrasts: logprob, logprob_answer, task_score, pass@8, comet, or a
-    benchmark's name."""
+    """Metric of the declared contrasts: logprob, logprob_answer, task_score, pass@8, comet, or that
+    of a benchmark, as `mmlu: acc`."""
     results: str | None = None
     """Folder of finished cells' items, from the config file; what is there counts as done.
     `results` in the run folder when absent."""

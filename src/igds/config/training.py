@@ -95,6 +95,8 @@ class Finetune:
                 raise ValueError(f"{name} must be over 0, not {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must be at least 0 and under 1, not {self.warmup}")
+        if self.equal == "tokens" and self.engine != "trl":
+            raise ValueError("equal: tokens needs engine: trl")
         for name in ("tokens", "steps"):
             if (self.equal == name) != (getattr(self, name) is not None):
                 raise ValueError(f"{name} and equal: {name} go together")
@@ -158,11 +160,16 @@ class Evaluate:
     dtype: DType = "auto"
     """Weights of the models; auto is float32 on CPU, bfloat16 elsewhere, the same for both."""
 
+    @property
+    def reads_rows(self) -> bool:
+        """Return whether rows of `data.test` are measured, not benchmarks alone."""
+        return self.likelihood or self.generate or self.activations
+
     def __post_init__(self) -> None:
         """Refuse nothing to do, values out of range, and samples that are all the same."""
         at_least(self, 1, "samples", "max_new_tokens", "lm_eval_limit")
         at_least(self, 0, "temperature", "shots")
-        if not (self.likelihood or self.generate or self.activations or self.lm_eval):
+        if not (self.reads_rows or self.lm_eval):
             raise ValueError(
                 "likelihood, generate, activations and lm_eval are all off: nothing to measure"
             )

@@ -192,12 +192,13 @@ def _check(config: Config) -> None:
         "comet": settings.generate and settings.comet_python is not None,
         **{f"pass@{k}": settings.generate for k in settings.pass_at},
     }
-    benchmark = any(primary.startswith(task) for task in settings.lm_eval)
+    benchmark = any(primary.startswith(f"{task}: ") for task in settings.lm_eval)
     if not measured.get(primary, benchmark):
         known = [name for name, given in measured.items() if given]
+        benchmarks = [f"{task}: <metric>" for task in settings.lm_eval]
         raise RequestError(
             f"experiment.primary is {primary!r}, which evaluate does not measure; it measures "
-            f"{', '.join([*known, *settings.lm_eval])}"
+            f"{', '.join([*known, *benchmarks])}"
         )
 
 
