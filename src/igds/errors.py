@@ -18,6 +18,15 @@ class NoTaskFeature(WorkError):
     """Interventions found no feature that may be used, which is an answer too. Exit code 1."""
 
 
+class NoStandIn(RequestError):
+    """Too few features resemble the task features for a draw of stand-ins. Exit code 2."""
+
+    def __init__(self, message: str, draws: int) -> None:
+        """Keep how many draws there are, from 0."""
+        super().__init__(message)
+        self.draws = draws
+
+
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
     """Return `did you mean X?` for the nearest known word, or the list of all when none is near.
 

@@ -156,15 +156,40 @@ def run_cell(file: ConfigFile, cell: RunFolder, *, overwrite: bool, progress: Pr
     wanted = [name for name in CELL_STAGES if getattr(context.config, name) is not None]
     context.config.check_stages(wanted)
     with RunLock(cell.path), context.executor:
+        if "evaluate" in wanted:
+            _check_rows(context)
         for name in wanted:
             with recorded(cell, name):
                 import_module(f"igds.stages.{name}").run(context)
+
+
+def check_training(file: ConfigFile) -> None:
+    """Refuse a fine-tuning or an evaluation that cannot be done, before anything is run.
+
+    Raises:
+        RequestError: a package is missing, or settings do not go together.
+    """
+    _check_training(make_context(file, False, make_progress()), CELL_STAGES)
+
+
+def _check_training(context: Context, wanted: Sequence[str]) -> None:
+    for name in ("finetune", "evaluate"):
+        if name in wanted and getattr(context.config, name) is not None:
+            import_module(f"igds.stages.{name}").check(context)
+
+
+def _check_rows(context: Context) -> None:
+    """Refuse test rows of which none can be judged, before anything is trained."""
+    from igds.stages.evaluate import check_rows
+
+    check_rows(context)
 
 
 def _run(context: Context, wanted: Sequence[str], only: str | None) -> Run:
     from igds.stages.judging import check_room
 
     folder = context.run
+    _check_training(context, wanted)
     with RunLock(folder.path), context.executor:
         for name in wanted:
             # Stages before the one asked for must be of this configuration; they are not redone.
@@ -176,6 +201,8 @@ def _run(context: Context, wanted: Sequence[str], only: str | None) -> Run:
                 import_module(f"igds.stages.{name}").run(given)
             if name == "index" and "intervene" in wanted:
                 check_room(context)
+            if name == "index" and "evaluate" in wanted:
+                _check_rows(context)
             if name == "intervene":
                 describe(given, wanted)  # the outcome stands, even if scoring refuses it
         describe(context, wanted)

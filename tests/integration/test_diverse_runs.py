@@ -12,9 +12,11 @@ import pytest
 from tests.tiny_project import run, write_rows
 
 from igds.cli.explain import row_of_rank
+from igds.data.index import load_index
 from igds.errors import RequestError
 from igds.exports.run import export_run
 from igds.selection.diversity import facility_location
+from igds.selection.strata import tenths
 
 METHODS = ("--score.methods", "[igds, length, rds]")
 RDS = (*METHODS, "--select.diversity.column", "rds")
@@ -80,9 +82,18 @@ def test_another_rds_is_another_selection(copy: Path) -> None:
 
 def test_random_rows_resemble_the_diverse_selection(copy: Path) -> None:
     found = run(copy, *RDS, "--select.method", "random-matched")
-    assert found.selection["selected"].to_pylist().count(True) == ROWS
+    drawn = found.selection["selected"].to_numpy()
     assert "diversity" not in found.selection["reason"].to_pylist()
     assert "those were selected that stand for the others" not in found.report.read_text()
+    own = (
+        run(copy, *RDS, "--select.method", "igds", until="select").selection["selected"].to_numpy()
+    )
+    assert drawn.sum() == own.sum() == ROWS and (drawn != own).any()
+    lengths = load_index(found.folder.path / "index", ["n_prompt_tokens", "n_response_tokens"])
+    usable = np.ones(len(own), dtype=bool)
+    prompt, response = (tenths(column.to_numpy(), usable) for column in lengths.columns)
+    cell = 10 * prompt + response
+    assert sorted(cell[drawn]) == sorted(cell[own])
 
 
 def planted(project: Path, values: list) -> None:

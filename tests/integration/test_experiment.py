@@ -17,7 +17,7 @@ from igds.config.load import load_config
 from igds.errors import NoTaskFeature, RequestError, WorkError
 from igds.experiments.comparison import arms, contrasts, differences
 from igds.experiments.pages import write_pages
-from igds.experiments.results import read_result, result_file, selected_rows
+from igds.experiments.results import read_result, result_file, selected_rows, write_result
 from igds.experiments.run import finished, run_experiment
 from igds.experiments.tables import break_even
 from igds.progress import SilentProgress
@@ -282,6 +282,42 @@ def test_another_pool_makes_other_cells(copied_experiment: Path) -> None:
     assert len(finished(file).results) == 10  # its tables are of the cells as they are
 
 
+def test_cells_of_two_pools_are_not_put_in_one_table(copied_experiment: Path) -> None:
+    file = load_config(copied_experiment / "igds.yaml")
+    path = result_file(results(copied_experiment), "igds_12rows_s1")
+    kept = read_result(path)
+    assert kept is not None
+    write_result(path, replace(kept, identity={**kept.identity, "sae_contents": {"L1": "other"}}))
+    with pytest.raises(RequestError, match=r"and igds_12rows_s1 differ in their sae_contents"):
+        finished(file)
+
+
+def test_test_rows_without_responses_are_refused_before_training(
+    copied_experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": row["question"]} for row in sums(10, 9)]
+    write_rows(copied_experiment / "test.jsonl", rows)
+    shutil.rmtree(results(copied_experiment))
+    config = str(copied_experiment / "igds.yaml")
+    assert main(["experiment", config, "--name", "unanswered"]) == WRONG
+    assert "data.test: no row can be judged" in capsys.readouterr().err
+    assert not list((copied_experiment / "runs" / "unanswered" / "cells").rglob("finetune*"))
+
+
+def test_draws_of_stand_ins_that_there_are_not_have_no_selection(copied_experiment: Path) -> None:
+    text = (copied_experiment / "igds.yaml").read_text()
+    text += "    - {arms: [igds-matched], budget: {rows: 12}, seeds: 5}\n"
+    (copied_experiment / "igds.yaml").write_text(text)
+    file = load_config(copied_experiment / "igds.yaml")
+    found = run_experiment(file, progress=SilentProgress())
+    made = [cell.seed for cell in found.results if cell.arm == "igds-matched"]
+    lacking = [cell.seed for cell in found.unselected]
+    assert made and lacking and sorted([*made, *lacking]) == [0, 1, 2, 3, 4]
+    assert min(lacking) > max(made) and found.complete
+    assert set(found.unselected.values()) == {"too few features resemble the task features"}
+    assert f"igds-matched_12rows_s{lacking[0]}" in write_pages(found).read_text()
+
+
 def test_a_file_that_is_no_result_is_named(copied_experiment: Path) -> None:
     path = result_file(results(copied_experiment), "original")
     path.write_bytes(b"PAR1 not so")
@@ -338,7 +374,7 @@ def test_an_arm_for_which_no_feature_is_found_has_no_selection(copied_experiment
     kept = read_result(result_file(results(copied_experiment), barred.name))
     assert kept is not None and kept.facts["identified"]["features"] == []
     assert not len(kept.items) and "igds@barred" not in {arm.arm for arm in arms(found)}
-    assert "**No selection**: interventions found no feature that igds@barred" in (
+    assert "**No selection**: igds@barred_12rows_s0, as interventions found no feature." in (
         write_pages(found).read_text()
     )
     written = result_file(results(copied_experiment), barred.name).stat().st_mtime_ns

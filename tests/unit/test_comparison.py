@@ -238,11 +238,12 @@ def test_the_page_says_by_which_features_and_by_what_code(planted: Finished) -> 
 
 
 def test_arms_without_a_usable_feature_are_finished_and_named(planted: Finished) -> None:
-    own = tuple(cell for cell in planted.results if cell.arm == "igds")
+    own = {cell: "there is no feature" for cell in planted.results if cell.arm == "igds"}
     kept = {cell: one for cell, one in planted.results.items() if cell not in own}
     found = replace(planted, results=kept, unselected=own)
     text = comparison(found, arms(found))
-    assert "**No selection**: interventions found no feature that igds may use." in text
+    names = ", ".join(cell.name for cell in own)
+    assert f"**No selection**: {names}, as there is no feature." in text
     assert "cells are finished" not in text
 
 

@@ -144,6 +144,7 @@ def test_rows_say_how_often_and_how_long() -> None:
     [
         ({"equal": "steps"}, "steps and equal: steps go together"),
         ({"tokens": 5}, "tokens and equal: tokens go together"),
+        ({"equal": "tokens", "tokens": 5, "engine": "axolotl"}, "tokens needs engine: trl"),
         ({"learning_rate": 0.0}, "learning_rate must be over 0"),
         ({"warmup": 1.0}, "warmup must be"),
         ({"batch": 6, "device_batch": 4}, "batch 6 is no multiple of 4"),

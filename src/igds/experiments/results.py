@@ -29,6 +29,8 @@ ITEMS = pa.schema(
     ]
 )
 """Columns of a cell's file, one row a held-out item, metric and sample."""
+NO_SELECTION = "no_selection"
+"""Fact of a cell that has no rows to train on, and so no items: why."""
 _KEY = b"igds"
 
 
@@ -41,7 +43,7 @@ class CellResult:
     facts: Mapping[str, Any]
     """What was selected, by which features, and trained, how long it took, by which versions."""
     items: pa.Table
-    """`ITEMS`; no row where there was no feature to select by."""
+    """`ITEMS`; no row where the facts say that there is no selection."""
 
     @cached_property
     def values(self) -> dict[str, dict[str, float]]:

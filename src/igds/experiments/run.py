@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +18,24 @@ from igds.config.load import ConfigFile
 from igds.config.schema import Config
 from igds.config.scoring import selects_by_features
 from igds.data.identity import source_identity
-from igds.errors import NoTaskFeature, RequestError
+from igds.errors import NoStandIn, NoTaskFeature, RequestError
 from igds.evaluation.results import TUNED
 from igds.experiments.cells import INPUTS, Cell, Plan, cell_identity, plan_cells
-from igds.experiments.costs import selection_cost
-from igds.experiments.diversity import diversity
-from igds.experiments.features import identified, ranked_by
+from igds.experiments.facts import cell_facts, made_by, training_facts
 from igds.experiments.results import (
     ITEMS,
+    NO_SELECTION,
     CellResult,
-    as_bits,
     other_settings,
     read_result,
     result_file,
     write_result,
 )
+from igds.methods.registry import split_draw
 from igds.models.load import model_identity, resolve_model
 from igds.progress import Progress, make_progress
 from igds.runs.files import read_json, write_json
 from igds.runs.folder import RunFolder
-from igds.runs.git import git_state
 from igds.runs.lock import RunLock
 from igds.runs.stage import committed_identity, stage_state
 from igds.stages.index import CHECKED
@@ -47,7 +44,6 @@ from igds.tasks.registry import task_identity
 VERSION = 1
 _RECORD = "cell.json"
 _STAGES = [name for name in pipeline.STAGES if name != "report"]
-_VERSIONS = ("igds", "torch", "transformers", "trl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +56,8 @@ class Finished:
     """`<runs_dir>/<name>`."""
     results: Mapping[Cell, CellResult]
     """The cells that were measured."""
-    unselected: tuple[Cell, ...] = ()
-    """Cells that have no selection, as interventions found no feature for them: finished too."""
+    unselected: Mapping[Cell, str] = field(default_factory=dict)
+    """Cells that have no selection, for want of a feature, and why: finished too."""
 
     @property
     def done(self) -> int:
@@ -127,17 +123,24 @@ def run_experiment(
         work.progress.note(
             f"experiment: {len(cells) - len(missing)} of {len(cells)} cells are finished"
         )
-        usable: dict[str, bool] = {}
+        for cell in missing:
+            pipeline.check_training(work.file_of(work.plan.cell_config(cell)))
+        lacking: dict[str, dict[str, str]] = {}
         for place, cell in enumerate(missing, start=1):
             name = work.shared_of(cell)
-            if name not in usable:
-                usable[name] = _run_shared(work, name)
+            if name not in lacking:
+                lacking[name] = _run_shared(work, name)
             work.progress.note(f"experiment: cell {cell.name}, {place} of {len(missing)}")
             identity = work.identity(cell, inputs[name])
-            if usable[name]:
+            reason = lacking[name].get(cell.method)
+            if reason is None or cell.arm == ORIGINAL:
                 _run_cell(work, cell, identity)
             else:
-                facts = {**_facts(work, cell, {}), **_code()}
+                facts = {
+                    **cell_facts(cell, work.folder / name, {}),
+                    **made_by(),
+                    NO_SELECTION: reason,
+                }
                 kept = CellResult(identity=identity, facts=facts, items=ITEMS.empty_table())
                 write_result(result_file(work.results, cell.name), kept)
     return finished(file)
@@ -151,22 +154,39 @@ def finished(file: ConfigFile) -> Finished:
 
     Raises:
         RequestError: the configuration cannot be used, a cell was made by other settings, or two
-            cells were measured on other rows.
+            cells of one run by other rows, SAEs, models or code, or measured on other rows.
     """
     work = _work(file, False, make_progress())
     found = {cell: _result(work, cell) for cell in work.plan.cells}
     kept = {cell: result for cell, result in found.items() if result is not None}
-    results = {cell: result for cell, result in kept.items() if len(result.items)}
-    tests = {
-        digest(result.identity["contents"]["test"]): cell.name for cell, result in results.items()
+    unselected = {
+        cell: result.facts[NO_SELECTION]
+        for cell, result in kept.items()
+        if NO_SELECTION in result.facts
     }
-    if len(tests) > 1:
-        raise RequestError(
-            f"{work.results}: the cells {' and '.join(list(tests.values())[:2])} were measured on "
-            "different rows, and cannot be compared"
-        )
-    unselected = tuple(cell for cell in kept if cell not in results)
+    results = {cell: result for cell, result in kept.items() if cell not in unselected}
+    _check_alike(work, results)
     return Finished(plan=work.plan, folder=work.folder, results=results, unselected=unselected)
+
+
+def _check_alike(work: _Work, results: Mapping[Cell, CellResult]) -> None:
+    """Refuse cells that cannot be compared: of one run by other inputs, or on other test rows."""
+    seen: dict[tuple[str, str], tuple[str, str]] = {}
+    for cell, result in results.items():
+        parts = {("", "test rows"): result.identity["contents"]["test"]}
+        parts |= {
+            (work.shared_of(cell), name): result.identity[name]
+            for name in INPUTS
+            if name in result.identity
+        }
+        for part, value in parts.items():
+            other, first = seen.setdefault(part, (cell.name, digest(value)))
+            if digest(value) != first:
+                raise RequestError(
+                    f"{work.results}: the cells {other} and {cell.name} differ in their {part[1]}, "
+                    "and cannot be compared: igds experiment with --overwrite makes those that "
+                    "are not of today's again"
+                )
 
 
 def _work(file: ConfigFile, overwrite: bool, progress: Progress) -> _Work:
@@ -244,27 +264,42 @@ def _drop_weights(work: _Work, cell: Cell) -> None:
         shutil.rmtree(work.folder / "cells" / cell.name / "finetune" / name, ignore_errors=True)
 
 
-def _run_shared(work: _Work, name: str) -> bool:
-    """Run what cells have in common; return whether there is a feature for those that need one.
+def _run_shared(work: _Work, name: str) -> dict[str, str]:
+    """Run what cells have in common; return the methods that lack a feature, and why.
 
     Raises:
         NoTaskFeature: there is none, and the cells are under no variant, or some need none.
     """
     work.progress.note(f"experiment: {name}, what its cells have in common")
+    made = work.plan.shared[name]
     try:
-        pipeline.run_part(
-            work.file_of(work.plan.shared[name]),
-            work.folder.parent,
-            overwrite=work.overwrite,
-            progress=work.progress,
-        )
+        _run_part(work, made)
     except NoTaskFeature as error:
-        own = [split_arm(cell.arm) for cell in work.plan.cells if work.shared_of(cell) == name]
-        if any(variant is None or not selects_by_features(method) for method, variant in own):
+        own = [cell for cell in work.plan.cells if work.shared_of(cell) == name]
+        arms = [split_arm(cell.arm) for cell in own]
+        if any(variant is None or not selects_by_features(method) for method, variant in arms):
             raise
         work.progress.note(f"experiment: {name} has no selection: {error}")
-        return False
-    return True
+        return {cell.method: "interventions found no feature" for cell in own}
+    except NoStandIn as error:
+        assert made.score is not None, "a method lacks a stand-in"
+        lacking = {
+            method: "too few features resemble the task features"
+            for method in made.score.methods
+            if split_draw(method)[0] == "igds-matched" and split_draw(method)[1] > error.draws
+        }
+        work.progress.note(f"experiment: {', '.join(lacking)} without a selection: {error}")
+        rest = tuple(method for method in made.score.methods if method not in lacking)
+        score = replace(made.score, methods=rest) if rest else None
+        _run_part(work, replace(made, score=score))
+        return lacking
+    return {}
+
+
+def _run_part(work: _Work, made: Config) -> None:
+    pipeline.run_part(
+        work.file_of(made), work.folder.parent, overwrite=work.overwrite, progress=work.progress
+    )
 
 
 def _run_cell(work: _Work, cell: Cell, identity: dict[str, Any]) -> None:
@@ -285,7 +320,7 @@ def _run_cell(work: _Work, cell: Cell, identity: dict[str, Any]) -> None:
         folder.path.rename(aside)
         shutil.rmtree(aside)
         begun = None
-    code = begun["code"] if begun else _code()
+    code = begun["code"] if begun else made_by()
     write_json(folder.path / _RECORD, {**wanted, "code": code})
     folder.write_config(dump_yaml(config))
     if stage_state(folder.path / "evaluate") != "done":
@@ -311,58 +346,10 @@ def _kept(
     stages = folder.manifest().get("stages", {})
     trained = {}
     if config.finetune:
-        trained = _trained(work.file_of(config), work.folder / config.name, folder)
+        trained = training_facts(work.file_of(config), work.folder / config.name, folder)
     seconds = {name: cost["seconds"] for name, cost in stages.items()}
     return CellResult(
         identity=identity,
-        facts={**_facts(work, cell, seconds), **code, **trained},
+        facts={**cell_facts(cell, work.folder / config.name, seconds), **code, **trained},
         items=items.filter(pc.equal(items["model"], model)),
     )
-
-
-def _facts(work: _Work, cell: Cell, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Return what is known of any cell, and which features its run found.
-
-    Args:
-        work: the experiment.
-        cell: the cell.
-        seconds: stage -> how long it took.
-    """
-    shared = work.folder / work.shared_of(cell)
-    return {
-        "arm": cell.arm,
-        "seed": cell.seed,
-        "seconds": dict(seconds),
-        "outcome": RunFolder(shared).manifest().get("outcome"),
-        "identified": identified(shared),
-    }
-
-
-def _code() -> dict[str, Any]:
-    """Return which versions and which commit of the working folder make a cell."""
-    return {
-        "versions": {name: version(name) for name in _VERSIONS},
-        "git": git_state(Path.cwd()),
-    }
-
-
-def _trained(file: ConfigFile, shared: Path, folder: RunFolder) -> dict[str, Any]:
-    """Return what a cell was trained on, and what choosing it cost."""
-    rows = folder.table("finetune/rows.parquet")
-    row_ids: Sequence[str] = rows.filter(pc.greater(rows["times"], 0))["row_id"].to_pylist()
-    summary = read_json(folder.path / "finetune" / "summary.json") or {}
-    kept = ("rows", "left_out", "truncated", "steps", "tokens", "response_tokens", "last_loss")
-    selection = read_json(folder.path / "select" / "summary.json") or {}
-    selected = folder.table("select/selection.parquet")["selected"].to_numpy()
-    assert file.config.select is not None, "a cell that trains selects first"
-    scored = file.config.select.scored
-    return {
-        "ranked_by": ranked_by(shared, scored[0]),
-        "cost": selection_cost(file, shared, scored),
-        "trained": {name: summary[name] for name in kept},
-        "selection": {
-            **selection,
-            **diversity(shared / "index", row_ids),
-            "bits": as_bits(selected),
-        },
-    }

@@ -65,9 +65,9 @@ def stamps(finished: Finished) -> list[str]:
     found = []
     if doubtful:
         found.append(f"**UNCONFIRMED**: no feature is confirmed behind {', '.join(doubtful)}.")
-    if finished.unselected:
-        names = ", ".join(dict.fromkeys(cell.arm for cell in finished.unselected))
-        found.append(f"**No selection**: interventions found no feature that {names} may use.")
+    for reason in dict.fromkeys(finished.unselected.values()):
+        cells = ", ".join(cell.name for cell, why in finished.unselected.items() if why == reason)
+        found.append(f"**No selection**: {cells}, as {reason}.")
     if finished.plan.config.data.overlap == "allow":
         found.append("**OVERLAP ALLOWED**: sets may share rows, the held-out ones too.")
     return found

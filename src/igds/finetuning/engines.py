@@ -9,7 +9,6 @@ from typing import Any
 
 from igds.config.identity import yaml_text
 from igds.config.training import Finetune
-from igds.errors import RequestError
 from igds.exports.axolotl import axolotl_dataset
 from igds.exports.examples import write_examples
 from igds.exports.llamafactory import write_llamafactory
@@ -34,12 +33,9 @@ def write_engine(
         seed: of the trainer.
 
     Raises:
-        RequestError: the engine cannot do what the settings ask for, or a row does not go into
-            its format.
+        RequestError: a row does not go into the engine's format.
         WorkError: the disk is full.
     """
-    if settings.equal == "tokens":
-        raise RequestError("finetune.equal: tokens needs finetune.engine: trl")
     keys, command = _ENGINES[settings.engine](folder, final, rows, settings)
     shared = {
         "learning_rate": settings.learning_rate,

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from igds.errors import RequestError
+from igds.errors import NoStandIn
 from igds.features import FeatureId
 from igds.saes.sae import SAE
 
@@ -60,7 +60,7 @@ def matched_draws(
         draws: sets wanted; fewer come back when a feature has no more stand-ins.
 
     Raises:
-        RequestError: a task feature is the same on all rows, so that nothing resembles it.
+        NoStandIn: a task feature is the same on all rows, so that nothing resembles it.
     """
     ranked = {
         feature: _nearest(feature, features, saes[feature.layer], residuals[feature.layer])
@@ -91,9 +91,10 @@ def _nearest(
     frequency, deviation = _moments(sae, residuals)
     own_frequency, own_deviation = frequency[feature.index], deviation[feature.index]
     if own_deviation == 0:
-        raise RequestError(
+        raise NoStandIn(
             f"{feature} is the same on all {len(residuals)} sampled rows of the pool: no feature "
-            "resembles it, so leave igds-matched out"
+            "resembles it, so leave igds-matched out",
+            0,
         )
     cosine = functional.cosine_similarity(sae.W_dec, sae.W_dec[feature.index][None], dim=1)
     apart = np.abs(frequency - own_frequency)

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from igds.config.scoring import DRAWN, DRAWS, Score
 from igds.data.seeds import seeded_bits
-from igds.errors import RequestError
+from igds.errors import NoStandIn
 from igds.features import FeatureId
 from igds.methods import dense, likelihood, probe, rds, resonance, simple
 from igds.methods.aggregate import aggregate
@@ -121,13 +121,14 @@ def _matched(name: str, given: Ingredients) -> MethodSpec:
     """Return the method of one draw of stand-ins.
 
     Raises:
-        RequestError: there are fewer draws.
+        NoStandIn: there are fewer draws.
     """
     _, draw = split_draw(name)
     if draw > len(given.matched):
-        raise RequestError(
+        raise NoStandIn(
             f"{name}: only {len(given.matched)} sets of features resemble the task features on the "
-            "pool; leave the further draws out of score.methods"
+            "pool; leave the further draws out of score.methods",
+            len(given.matched),
         )
     matches = given.matched[draw - 1]
     features = tuple(match.feature for match in matches)

@@ -32,6 +32,7 @@ from igds.evaluation.tables import (
 )
 from igds.evaluation.work import LIKELIHOODS, OUTPUTS, WORK
 from igds.models.load import ModelSpec, describe, load_tokenizer, model_identity, resolve_model
+from igds.reading.transfer import obstacle
 from igds.reading.work import n_rows, row_ranges
 from igds.runs.stage import Stage
 from igds.stages.context import Context
@@ -68,7 +69,6 @@ def run(context: Context) -> None:
     """Write `evaluate/`: `items.parquet`, `results.json`."""
     settings = context.config.evaluate
     assert settings is not None, "the pipeline runs only stages that have a section"
-    _check(context, settings)
     models = _models(context, settings)
     reads = {}
     if settings.activations:
@@ -90,8 +90,7 @@ def run(context: Context) -> None:
     )
     if stage.done:
         return
-    asked = settings.likelihood or settings.generate or settings.activations
-    held = _rows(context, "test") if asked else None
+    held = _rows(context, "test") if settings.reads_rows else None
     rows = pa.table({name: [] for name in COLUMNS}) if held is None else usable_rows(held)
     arms = [
         _Arm(context=context, stage=stage, settings=settings, name=name, spec=spec, rows=rows)
@@ -118,14 +117,43 @@ def run(context: Context) -> None:
     stage.commit()
 
 
-def _check(context: Context, settings: Evaluate) -> None:
-    """Refuse, before any work, what cannot be done."""
+def check(context: Context) -> None:
+    """Refuse, before any work, what cannot be done.
+
+    Raises:
+        RequestError: the task, the prompts or the models cannot be evaluated so, or a package is
+            missing.
+    """
+    settings = context.config.evaluate
+    assert settings is not None, "the pipeline checks only stages that have a section"
     if settings.comet_python is not None:
         check_comet(context.task)
     if settings.lm_eval:
         need_package("lm_eval", "evaluate.lm_eval")
     if context.config.prompts.chat_template and (settings.template or settings.shots):
         raise RequestError("evaluate.template and shots are for raw prompts, not for chat prompts")
+    if settings.activations and context.train_model is not None:
+        reason = obstacle(describe(context.model), describe(context.train_model))
+        if reason is not None:
+            raise RequestError(
+                f"evaluate.activations cannot be read in {context.train_model.id}: {reason}; set "
+                "it to false"
+            )
+
+
+def check_rows(context: Context) -> None:
+    """Refuse an evaluation on held-out rows of which none can be judged.
+
+    Raises:
+        RequestError: no row of data.test is usable.
+    """
+    settings = context.config.evaluate
+    assert settings is not None, "the pipeline checks only stages that have a section"
+    if settings.reads_rows and not len(usable_rows(_rows(context, "test"))):
+        raise RequestError(
+            "data.test: no row can be judged, as each lacks a field, is too long or has no gold "
+            "response; map the response's column in `columns` (index/test has the status of each)"
+        )
 
 
 def _features(context: Context) -> list[str]:

@@ -43,14 +43,24 @@ LAYOUT = (
 """Settings of where and how training runs: they may change before a killed run goes on."""
 
 
+def check(context: Context) -> None:
+    """Refuse, before any work, what cannot be done.
+
+    Raises:
+        RequestError: a package is missing.
+    """
+    settings = context.config.finetune
+    assert settings is not None, "the pipeline checks only stages that have a section"
+    if settings.engine == "trl":
+        check_packages(settings)
+
+
 def run(context: Context) -> None:
     """Write `finetune/`: model, log, rows and summary; or data and YAML for another trainer."""
     settings = context.config.finetune
     assert settings is not None, "the pipeline runs only stages that have a section"
     selection = pq.read_table(context.folder("select") / "selection.parquet")
     chosen = selection.filter(selection["selected"])["row_id"].to_pylist()
-    if settings.engine == "trl":
-        check_packages(settings)
     stage = open_finetune(context, settings, "finetune", inputs="select")
     if not stage.done:
         finetune_rows(context, stage, settings, chosen)
