@@ -241,13 +241,30 @@ def test_logprobs_in_blocks_are_the_models_own(family, monkeypatch):
     check_head(model)
 
 
-def test_a_model_that_scales_its_logits_is_refused():
-    model = tiny_model()
+@pytest.mark.parametrize("family", ["gemma2", "granite"])
+def test_a_head_that_rounds_to_bfloat16_is_known(family):
+    model = tiny_model(family).bfloat16().requires_grad_(False)
+    if family == "granite":
+        model.config.logits_scaling = 10.0  # no power of two: to divide by it rounds
+    ids = torch.arange(4)[None]
+    own = model(ids).logits[0].float()
+    ours = head_logits(model, model.model(ids).last_hidden_state[0])
+    drift = ((own - ours).abs() / (own.abs().max() + ours.abs())).max()
+    assert drift > 1e-3  # more than a float32 model is allowed
+    check_head(model)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor"),
+    [(torch.float32, 1.01), (torch.float32, 0.5), (torch.bfloat16, 2), (torch.bfloat16, 0.5)],
+)
+def test_a_model_that_scales_its_logits_is_refused(dtype, factor):
+    model = tiny_model().to(dtype)
     forward = model.forward
 
     def scaled(*args, **kwargs):
         output = forward(*args, **kwargs)
-        output.logits = output.logits / 2
+        output.logits = output.logits * factor
         return output
 
     model.forward = scaled

@@ -97,16 +97,19 @@ def check_head(model: PreTrainedModel) -> None:
     """Raise RequestError unless `head_logits` gives this model's own logits.
 
     Some architectures scale or shift their logits by settings of their own; a delta computed
-    without them would be wrong without a word.
+    without them would be wrong without a word. A model rounds to its dtype after the head and after
+    each step that scales or caps, up to three times half an epsilon, where `head_logits` rounds
+    once.
     """
     ids = torch.arange(4, device=model.device)[None]
     with torch.no_grad():
         own = model(input_ids=ids, use_cache=False).logits[0].float().cpu()
         hidden = decoder(model)(input_ids=ids, use_cache=False).last_hidden_state
         ours = head_logits(model, hidden[0]).cpu()
+    near = max(1e-3, 4 * torch.finfo(_head(model).weight.dtype).eps)
     # A training that diverged leaves weights that are no numbers: that is measured, not refused.
-    close = 1e-3 * float(own.abs().nan_to_num(0.0, 0.0).max())
-    if not torch.allclose(own, ours, rtol=1e-3, atol=close, equal_nan=True):
+    largest = float(own.abs().nan_to_num(0.0, 0.0).max())
+    if not torch.allclose(own, ours, rtol=near, atol=near * largest, equal_nan=True):
         raise RequestError(
             f"{type(model).__name__} changes its logits in a way igds does not know: "
             "interventions need a model whose logits are its head's, scaled or soft-capped at most"
