@@ -30,7 +30,13 @@ from igds.interventions.samples import SAMPLES, control_samples, exact_samples
 from igds.interventions.screen import gradient_screen, token_gradients
 from igds.interventions.work import InterventionWork, example_shards, neutral_shard, promoted_shard
 from igds.models.blocks import decoder_blocks
-from igds.models.likelihood import check_head, head_logits, target_gradient, target_logprobs
+from igds.models.likelihood import (
+    check_head,
+    head_logits,
+    kl_from_first,
+    target_gradient,
+    target_logprobs,
+)
 from igds.saes.formats.saelens import write_saelens
 
 FEATURES = [FeatureId(1, index) for index in range(len(PLANTED))]
@@ -239,6 +245,27 @@ def test_logprobs_in_blocks_are_the_models_own(family, monkeypatch):
     assert mean == pytest.approx(loss.item(), abs=1e-5)
     assert torch.allclose(grad, leaf.grad, atol=1e-6)
     check_head(model)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "phi"])
+def test_log_probabilities_of_a_bfloat16_model_are_exact_and_never_positive(family, monkeypatch):
+    monkeypatch.setattr("igds.models.likelihood._VOCAB", 50)
+    model = tiny_model(family).bfloat16().requires_grad_(False)
+    ids = torch.arange(3, 35).view(2, 16)
+    hidden = model.base_model(ids).last_hidden_state
+    model.get_output_embeddings().weight.mul_(8)  # peaked: most of the mass on one token
+    logits = model.float().get_output_embeddings()(hidden.float())
+    best = logits[0].argmax(1)
+    own = logits.log_softmax(-1)
+    model.bfloat16()
+    found = target_logprobs(model, hidden, best)
+    assert found.max() < 1e-5  # the rounding of float32
+    expected = own.gather(2, best.expand(2, 16)[..., None])[..., 0]
+    assert expected[0].max() > -1e-3
+    assert torch.allclose(found, expected, atol=1e-4)
+    each = (own[0, 0].exp() * (own[0, 0] - own[1])).sum(1)
+    kl = kl_from_first(model, torch.cat([hidden[0, :1], hidden[1]]))
+    assert torch.allclose(kl, each, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["gemma2", "granite"])

@@ -1,4 +1,10 @@
-"""Log-probabilities of given tokens, the head run in blocks that stay in the cache."""
+"""Log-probabilities of given tokens, the head run in blocks that stay in the cache.
+
+Log-probabilities and divergences multiply by the head in float32, whatever the model's dtype: a
+logit of 30 that is rounded to bfloat16 is off by up to 0.06, so that a sum of rounded exponentials
+can even be smaller than the chosen token's own. Tokens are picked, and gradients taken, by logits
+as the model itself rounds them.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +30,10 @@ the vocabulary would wait for memory longer than the head computes."""
 def head_logits(
     model: PreTrainedModel, hidden: Float[Tensor, "rows d_model"]
 ) -> Float[Tensor, "rows vocab"]:
-    """Return float32 logits of final hidden states, scaled or soft-capped as the model does."""
+    """Return logits of final hidden states, scaled or soft-capped as the model does, as float32.
+
+    The product with the head is of the model's dtype, as in the model's own forward.
+    """
     head = _head(model)
     hidden = hidden.to(head.weight.device)
     return _finished(model, functional.linear(hidden, head.weight, head.bias))
@@ -37,11 +46,11 @@ def target_logprobs(
 ) -> Float[Tensor, "rows tokens"]:
     """Return log p(target) at each position of each row, in nats; all rows share the targets."""
     head = _head(model)
-    hidden, targets = hidden.to(head.weight.device), targets.to(head.weight.device)
+    hidden, targets = hidden.to(head.weight.device).float(), targets.to(head.weight.device)
     total = torch.cat([_logsumexp(model, part) for part in hidden.flatten(0, 1).split(_ROWS)])
-    chosen = torch.einsum("rtd,td->rt", hidden.float(), head.weight[targets].float())
+    chosen = torch.einsum("rtd,td->rt", hidden, head.weight[targets].float())
     if head.bias is not None:
-        chosen = chosen + head.bias[targets]
+        chosen = chosen + head.bias[targets].float()
     return _finished(model, chosen) - total.view(chosen.shape)
 
 
@@ -53,7 +62,7 @@ def kl_from_first(
     One pass over the vocabulary, a block a time: within a block the mean of the logits' difference
     under the first row's own softmax, then the mean of those over the blocks' shares of it.
     """
-    hidden = hidden.to(_head(model).weight.device)
+    hidden = hidden.to(_head(model).weight.device).float()
     totals, means = [], []
     for weight, bias in _vocabulary(model):
         logits = _finished(model, functional.linear(hidden, weight, bias))
@@ -140,11 +149,16 @@ def _logsumexp(
 
 
 def _vocabulary(model: PreTrainedModel) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield weights and biases of the head, a block of the vocabulary a time."""
+    """Yield weights and biases of the head in float32, a block of the vocabulary a time.
+
+    Blocks of another dtype are converted as they come, so that a float32 head is never whole in
+    memory; with hundreds of rows of hidden states that is little beside the product.
+    """
     head = _head(model)
     weights = head.weight.split(_VOCAB)
     biases = [None] * len(weights) if head.bias is None else head.bias.split(_VOCAB)
-    yield from zip(weights, biases, strict=True)
+    for weight, bias in zip(weights, biases, strict=True):
+        yield weight.float(), None if bias is None else bias.float()
 
 
 def _finished(model: PreTrainedModel, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
