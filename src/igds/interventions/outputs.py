@@ -231,7 +231,7 @@ def _at_read(
         kl = push_effects(
             model, prefix, pushes, vectors, [prefix.token], batch_tokens=batch_tokens
         ).kl
-        sizes = vectors.norm(dim=1) / state.norm()
+        sizes = vectors.norm(dim=1) / state.norm().to(vectors)
         columns = zip(acts[0].tolist(), sizes.tolist(), kl.tolist(), strict=True)
         for index, (act, size, moved) in zip(indices, columns, strict=True):
             facts = {"activation": act, "push": size, "kl": moved}

@@ -82,7 +82,8 @@ def exact_samples(
             own = push_effects(*measured, example.response_ids, batch_tokens=batch_tokens)
             columns = {
                 "activation": acts[0].tolist(),
-                "push": (vectors.norm(dim=1) / state.norm()).tolist(),
+                # One model over several GPUs: the state is where its block is.
+                "push": (vectors.norm(dim=1) / state.norm().to(vectors)).tolist(),
                 "kl": own.kl.tolist(),
                 "far": [None] * len(vectors),
             }

@@ -67,8 +67,9 @@ def decode(
             break
         if going <= CROWDED * len(rows):
             kept = (~ended).nonzero()[:, 0]
-            cache.batch_select_indices(kept.to(chosen.device))
-            rows, ended, chosen = rows[kept], ended[kept], chosen[kept.to(chosen.device)]
+            # On the CPU, for the layers of one cache may lie on several GPUs.
+            cache.batch_select_indices(kept)
+            rows, ended, chosen = rows[kept], ended[kept], chosen[kept]
         logits = _next_logits(model, cache, chosen, rows, during)
     return found
 

@@ -98,5 +98,5 @@ def residuals_at_tokens(
         with capture(text, layers) as kept:
             text(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
         for layer, hidden in kept.items():
-            read[layer][places[token[keep]]] = hidden[keep.to(device)].float().cpu()
+            read[layer][places[token[keep]]] = hidden[keep].float().cpu()
     return read
