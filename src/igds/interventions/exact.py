@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from igds.errors import RequestError
 from igds.interventions.rules import Pushes
 from igds.models.blocks import decoder
 from igds.models.capture import capture
+from igds.models.check import check_finite
 from igds.models.edit import Change, branch, branch_along, edit
 from igds.models.likelihood import kl_from_first, target_logprobs
 
@@ -65,12 +66,18 @@ def prompt_cache(model: PreTrainedModel, prompt_ids: Sequence[int]) -> Cache | N
 
 @torch.no_grad()
 def run_prefix(model: PreTrainedModel, prompt_ids: Sequence[int], layers: Iterable[int]) -> Prefix:
-    """Return the prompt's cache before t* and the outputs of the blocks `layers` at t*."""
+    """Return the prompt's cache before t* and the outputs of the blocks `layers` at t*.
+
+    Raises:
+        RequestError: an output is infinite or NaN.
+    """
     cache = prompt_cache(model, prompt_ids)
     last = torch.tensor([[prompt_ids[-1]]], device=model.device)
     with capture(model, layers) as kept:
         decoder(model)(input_ids=last, past_key_values=share(cache), use_cache=cache is not None)
     states = {layer: state[0, -1].float() for layer, state in kept.items()}
+    for layer, state in states.items():
+        check_finite(state, f"the output of block {layer} at a read position")
     return Prefix(prompt_ids=prompt_ids, cache=cache, states=states)
 
 
@@ -139,7 +146,7 @@ def push_effects(
             model, prefix, {layer: change}, len(places), response_ids,
             whole=pushes.edit.position == "all",
         )  # fmt: skip
-        logprobs = target_logprobs(model, hidden, targets)
+        logprobs = response_logprobs(model, hidden, targets)
         by_token[places] = (logprobs[1:] - logprobs[0]).cpu().double()
         kl[places] = kl_from_first(model, hidden[:, 0]).cpu().double()
     return PushEffects(by_token=by_token, kl=kl)
@@ -198,7 +205,22 @@ def branch_logprobs(
     For one branch batch of any size; see `push_effects` for features.
     """
     hidden = branch_states(model, prefix, {layer: branch(vectors)}, len(vectors), response_ids)
-    return target_logprobs(model, hidden, torch.tensor(response_ids, device=model.device))
+    return response_logprobs(model, hidden, torch.tensor(response_ids, device=model.device))
+
+
+def response_logprobs(
+    model: PreTrainedModel,
+    hidden: Float[Tensor, "rows tokens d_model"],
+    targets: Int[Tensor, " tokens"],
+) -> Float[Tensor, "rows tokens"]:
+    """Return log p of each token of a response, nats, from the final hidden states of each row.
+
+    Raises:
+        RequestError: one is infinite or NaN.
+    """
+    found = target_logprobs(model, hidden, targets)
+    check_finite(found, "the log-probability of a response's token")
+    return found
 
 
 def rows_a_batch(batch_tokens: int, length: int) -> int:

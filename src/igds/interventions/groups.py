@@ -16,13 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from igds.features import FeatureId, group_name
-from igds.interventions.exact import Prefix, branch_states, run_prefix
+from igds.interventions.exact import Prefix, branch_states, response_logprobs, run_prefix
 from igds.interventions.examples import Example
 from igds.interventions.rules import Edit, Pushes
 from igds.interventions.samples import SAMPLES, sample_row
 from igds.interventions.screen import group_by_layer
 from igds.models.edit import Change
-from igds.models.likelihood import kl_from_first, target_logprobs
+from igds.models.likelihood import kl_from_first
 from igds.saes.sae import FeatureEncoder
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _effect(
     changes = {pushes.sae.layer: _change(pushes, across) for pushes in group}
     whole = group[0].edit.position == "all"
     hidden = branch_states(model, prefix, changes, 1, response_ids, whole=whole)
-    logprobs = target_logprobs(model, hidden, torch.tensor(response_ids, device=model.device))
+    logprobs = response_logprobs(model, hidden, torch.tensor(response_ids, device=model.device))
     kl = kl_from_first(model, hidden[:, 0])
     return (logprobs[1] - logprobs[0]).cpu().double(), float(kl[0])
 

@@ -29,6 +29,7 @@ from igds.interventions.examples import Example
 from igds.interventions.rules import Edit, Position, Screen
 from igds.models.blocks import decoder
 from igds.models.capture import capture
+from igds.models.check import check_finite
 from igds.models.edit import edit as edit_block
 from igds.models.likelihood import target_gradient
 from igds.saes.sae import FeatureEncoder
@@ -67,12 +68,16 @@ def gradient_screen(
         edit: what would be done to each feature; amplified once at t* when absent.
         screen: where gradients are taken.
         batch_tokens: tokens of a batch of steps.
+
+    Raises:
+        RequestError: a gradient is infinite or NaN.
     """
     edit, groups, parts = edit or Edit(), group_by_layer(saes, features), []
     measure = _attribution if screen == "attribution" else _integrated
     for example in examples:
         found = measure(model, example, groups, edit, batch_tokens)
         for (sae, indices), (acts, grads) in zip(groups, found, strict=True):
+            check_finite(grads, f"the screen's gradient at block {sae.layer}")
             slopes = grads @ sae.decoder_rows(indices).T
             amounts = edit.amounts(sae.layer, indices, acts)
             at_read = len(example.prompt_ids) - 1 if edit.position == "all" else 0

@@ -1,9 +1,10 @@
-"""A check by behaviour that a model's blocks are what reading at t* takes them for."""
+"""Checks by behaviour: of what reading at t* takes a model's blocks for, and of its numbers."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from igds.errors import RequestError
 from igds.models.blocks import decoder, decoder_blocks
@@ -33,4 +34,18 @@ def check_blocks(model: nn.Module) -> None:
         raise RequestError(
             f"{type(text).__name__} lets a token see those after it: features are read in models "
             "that only look back, as causal language models do"
+        )
+
+
+def check_finite(values: Float[Tensor, "*shape"], what: str) -> None:
+    """Raise RequestError if a number is infinite or NaN: a feature reads there as inactive.
+
+    Args:
+        values: numbers that the model gave.
+        what: what they are, with its block or stage.
+    """
+    if not values.isfinite().all():
+        raise RequestError(
+            f"{what} is infinite or NaN: float16 ends at 65,504, so set the model's dtype "
+            "(model.dtype) to bfloat16 or float32; if it is, the checkpoint's weights are broken"
         )

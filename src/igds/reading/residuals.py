@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from igds.models.blocks import decoder
 from igds.models.capture import capture
+from igds.models.check import check_finite
 from igds.reading.batches import plan_batches
 
 
@@ -37,7 +38,12 @@ def pad_right(
 
 
 def residuals_at_read(
-    model: nn.Module, token_ids: Sequence[Sequence[int]], layers: Iterable[int], batch_tokens: int
+    model: nn.Module,
+    token_ids: Sequence[Sequence[int]],
+    layers: Iterable[int],
+    batch_tokens: int,
+    *,
+    finite: bool = True,
 ) -> dict[int, Float[Tensor, "rows d_model"]]:
     """Return block -> its output at each prompt's last token, float32 on the CPU, in row order.
 
@@ -47,9 +53,11 @@ def residuals_at_read(
         token_ids: one list a prompt, ending at the read position (t*).
         layers: decoder blocks to read.
         batch_tokens: padded tokens a forward batch.
+        finite: refuse outputs that are infinite or NaN.
 
     Raises:
-        ValueError: a prompt has no tokens, or the model lacks one of the layers.
+        ValueError: a prompt has no tokens, the model lacks one of the layers, or an output is
+            infinite or NaN.
     """
     text = decoder(model)
     layers = sorted(set(layers))
@@ -60,7 +68,10 @@ def residuals_at_read(
         with capture(text, layers, positions=read_positions(mask)) as kept:
             text(input_ids=ids, attention_mask=mask, use_cache=False)
         for layer, hidden in kept.items():
-            read[layer][rows] = hidden.float().cpu()
+            states = hidden.float().cpu()
+            if finite:
+                check_finite(states, f"the output of block {layer} at a read position")
+            read[layer][rows] = states
     return read
 
 
@@ -82,7 +93,8 @@ def residuals_at_tokens(
         batch_tokens: padded tokens a forward batch.
 
     Raises:
-        ValueError: a prompt has no tokens, or the model lacks one of the layers.
+        ValueError: a prompt has no tokens, the model lacks one of the layers, or an output is
+            infinite or NaN.
     """
     text = decoder(model)
     layers = sorted(set(layers))
@@ -98,5 +110,7 @@ def residuals_at_tokens(
         with capture(text, layers) as kept:
             text(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
         for layer, hidden in kept.items():
-            read[layer][places[token[keep]]] = hidden[keep].float().cpu()
+            states = hidden[keep].float().cpu()
+            check_finite(states, f"the output of block {layer} at a token")
+            read[layer][places[token[keep]]] = states
     return read

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from igds.data.tokens import encode_chat_prompts, encode_prompts, encode_responses, encode_rows
 from igds.models.blocks import decoder
+from igds.models.check import check_finite
 from igds.models.likelihood import check_head, token_logprobs
 from igds.models.load import ModelSpec, describe, load_causal, load_tokenizer
 from igds.reading.batches import plan_batches
@@ -160,6 +161,9 @@ class ResponseReader:
         Args:
             rows: with `prompt`, `prompt_ids` and `response`.
             prompts_only: leave the responses out, as of rows that stand for a task.
+
+        Raises:
+            RequestError: a number is infinite or NaN.
         """
         prompts = rows["prompt"].to_pylist()
         texts = [None] * len(rows) if prompts_only else rows["response"].to_pylist()
@@ -218,6 +222,7 @@ class ResponseReader:
         if logprobs is not None:
             spread["loss"] = _spread(_losses(logprobs), places, len(pairs))
         if mean is not None:
+            check_finite(mean, "the mean of a row's last hidden states")
             spread["mean"] = _spread(mean, places, len(pairs))
         if "bare_loss" in self._parts:
             places = [place for place, one in enumerate(status) if one == Status.OK]
@@ -232,7 +237,13 @@ class ResponseReader:
 
 
 def _losses(logprobs: Sequence[Tensor]) -> Float[Tensor, " rows"]:
-    """Return each response's mean negative log-likelihood, nats a token; NaN of an empty one."""
+    """Return each response's mean negative log-likelihood, nats a token; NaN of an empty one.
+
+    Raises:
+        RequestError: a token's is infinite or NaN.
+    """
+    for values in logprobs:
+        check_finite(values, "the log-probability of a response's token")
     return torch.tensor([-float(values.mean()) for values in logprobs])
 
 

@@ -46,6 +46,7 @@ class TransferWork:
         chat: bool,
         batch_tokens: int,
         threads: int,
+        finite: bool = True,
     ) -> None:
         """Load the first blocks of the model that will be trained, and the SAEs.
 
@@ -56,6 +57,7 @@ class TransferWork:
             chat: whether the prompts are in a chat template, which brings its own BOS.
             batch_tokens: padded tokens a forward batch.
             threads: CPU threads of this worker.
+            finite: refuse a model whose states are infinite or NaN; else its activations are NaN.
         """
         torch.set_num_threads(threads)
         spec = ModelSpec(**model)
@@ -66,7 +68,7 @@ class TransferWork:
         self._tokenizer = load_tokenizer(spec)
         self._encode = encode_chat_prompts if chat else encode_prompts
         self._model = load_blocks(spec, self._layers[-1] + 1)
-        self._batch_tokens = batch_tokens
+        self._batch_tokens, self._finite = batch_tokens, finite
         self._rows = IndexRows(["row_id", "status", "prompt"])
 
     def __call__(self, shard: Mapping[str, Any]) -> pa.Table:
@@ -77,7 +79,9 @@ class TransferWork:
         fits = [len(one) <= self._context for one in ids]
         rows = rows.filter(pa.array(fits, pa.bool_()))
         ids = [one for one, fit in zip(ids, fits, strict=True) if fit]
-        residuals = residuals_at_read(self._model, ids, self._layers, self._batch_tokens)
+        residuals = residuals_at_read(
+            self._model, ids, self._layers, self._batch_tokens, finite=self._finite
+        )
         acts = read_activations(self._saes, self._features, residuals).numpy()
         columns = {str(feature): acts[:, at] for at, feature in enumerate(self._features)}
         return pa.table({"row_id": rows["row_id"], **columns})

@@ -262,6 +262,7 @@ def _activations(arm: _Arm) -> pa.Table:
         "saes": context.sae_arguments(feature.layer for feature in context.task_features),
         "chat": context.config.prompts.chat_template,
         "batch_tokens": plan["batch_tokens"],
+        "finite": False,  # a training that diverged is measured, not refused
     }
     shards = row_ranges(context.run.path / "index" / "test", plan["shard_rows"])
     label = f"evaluate: task features in the {arm.name} model"
