@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from tests.planted_project import CAPITALS, build_planted
 
@@ -145,6 +146,19 @@ def test_a_finished_run_keeps_its_record_and_what_it_was_made_from(copied: Path)
 def test_without_a_run_index_and_recall_are_replaced(copied: Path) -> None:
     found = verify(copied, ("L1/0",), "--recall.min-frequency", "0.5", overwrite=True)
     assert "min_frequency: 0.5" in (found.folder.path / "config.yaml").read_text()
+
+
+def test_without_control_rows_one_control_is_missing(tmp_path: Path) -> None:
+    folder = build_planted(tmp_path)
+    config = (folder / "igds.yaml").read_text()
+    (folder / "igds.yaml").write_text(config.replace("[{path: control.jsonl}]", "[]"))
+    one = verify(folder, (HELPFUL,), positions=("read",)).verdicts.to_pylist()[0]
+    assert one["confirmed"] and one["control_frequency"] is None
+    means = one["controls_mean"]
+    assert means["difference"] is None and means["mean"] is not None
+    controls = pq.read_table(folder / "runs/planted/verify/controls.parquet")
+    assert "difference" not in controls["kind"].to_pylist()
+    assert controls["delta"].null_count == 0
 
 
 def test_a_run_on_the_tasks_score_is_verified_in_nats_and_says_so(copied: Path) -> None:

@@ -78,12 +78,14 @@ def make_controls(
 ) -> Controls:
     """Return the controls of one feature: `draws` of each matched kind, the two means, the doses.
 
+    Without control prompts there is no mean of theirs, and no control `difference`.
+
     Args:
         feature: its name, part of the seed.
         direction: its decoder row.
         decoder: decoder rows of the same SAE.
         task: residuals at t* of task prompts, from which no delta is measured.
-        other: residuals at t* of control prompts.
+        other: residuals at t* of control prompts; may be none.
         draws: controls a matched kind.
         rule: what the run does to features.
         coefficient: the run's own.
@@ -107,7 +109,7 @@ def make_controls(
         "residual": _unit(rng.normal(size=(draws, len(task))) @ (task - centre)),
         "isotropic": _unit(rng.normal(size=(draws, len(direction)))),
         "mean": _unit(centre[None]),
-        "difference": _unit((centre - other.mean(axis=0))[None]),
+        **({"difference": _unit((centre - other.mean(axis=0))[None])} if len(other) else {}),
         "dose": np.stack([direction / np.linalg.norm(direction)] * len(measured)),
     }
     sizes = {kind: [coefficient] * len(rows) for kind, rows in families.items()}

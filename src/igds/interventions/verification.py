@@ -32,6 +32,7 @@ from igds.interventions.controls import (
 from igds.interventions.effects import effects_of, with_evidence
 from igds.interventions.rules import Position
 from igds.stats.bootstrap import DRAWS
+from igds.stats.null import or_null
 from igds.stats.signflip import FLIPS
 
 MEASURED = (
@@ -148,11 +149,11 @@ def _verdict(
         **{name: effect[name] for name in MEASURED},
         "two_sided": two_sided(effect, controls),
         "ablated": dose(controls, -1.0)["delta"],
-        "controls_95": {
-            kind: percentile_95(controls, kind) if settings.controls else None for kind in MATCHED
-        },
+        "controls_95": {kind: or_null(percentile_95(controls, kind)) for kind in MATCHED},
         # There is one of each, so that its percentile is its delta.
-        "controls_mean": {kind: percentile_95(controls, kind) for kind in ("mean", "difference")},
+        "controls_mean": {
+            kind: or_null(percentile_95(controls, kind)) for kind in ("mean", "difference")
+        },
     }
 
 
