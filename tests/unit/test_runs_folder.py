@@ -12,7 +12,7 @@ import pytest
 from igds.errors import RequestError
 from igds.runs.folder import RunFolder
 from igds.runs.lock import RunLock
-from igds.runs.memory import peak_rss_mb
+from igds.runs.memory import high_water_kib, peak_rss_mb
 
 
 def test_manifest_updates_replace_top_level_values(tmp_path):
@@ -111,4 +111,13 @@ def test_peak_memory_is_this_process_alone():
     )
     child = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True)
     assert float(child.stdout) < 100
+    del ballast
+
+
+def test_peak_memory_where_the_system_does_not_name_it(monkeypatch):
+    assert high_water_kib("Name:\tpython\nVmHWM:\t    1234 kB\nVmRSS:\t 9 kB\n") == 1234
+    assert high_water_kib("Name:\tpython\nState:\tR (running)\nVmRSS:\t 9 kB\n") is None
+    monkeypatch.setattr("igds.runs.memory.high_water_kib", lambda _status: None)
+    ballast = bytearray(300_000_000)
+    assert 300 < peak_rss_mb() < 30_000  # MB, not another unit
     del ballast
