@@ -54,6 +54,16 @@ def test_events_are_read_back_in_order(tmp_path):
     assert run.events()[0]["text"] == "zwei\nZeilen\u2028\x0b"
 
 
+def test_an_event_that_is_being_written_is_left_out(tmp_path):
+    run = RunFolder(tmp_path / "math")
+    run.event("started")
+    run.event("ended", stage="recall")
+    whole = (run.path / "events.jsonl").read_bytes()
+    for cut in (1, 9, len(whole) // 2 - 2):
+        (run.path / "events.jsonl").write_bytes(whole[:-cut])
+        assert [event["event"] for event in run.events()] == ["started"]
+
+
 def test_tables_of_a_file_and_of_a_folder(tmp_path):
     # A folder named like a Hive partition must not become a column.
     folder = tmp_path / "score" / "method=igds"

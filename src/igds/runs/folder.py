@@ -45,11 +45,14 @@ class RunFolder:
                 file.write(json.dumps(line).encode() + b"\n")
 
     def events(self) -> list[dict[str, Any]]:
-        """Return the lines of `events.jsonl`, oldest first; none before the first event."""
+        """Return the lines of `events.jsonl`, oldest first; none before the first event.
+
+        A last line without its end is left out: another process is writing it, or was killed then.
+        """
         path = self.path / "events.jsonl"
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_bytes().splitlines()]
+        return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
 
     def table(self, name: str) -> pa.Table:
         """Return a Parquet file of the run, or all Parquet files of a folder in name order."""
