@@ -237,6 +237,41 @@ def test_killed_before_any_file_operation_of_a_new_beginning(tmp_path):
     assert step > 15
 
 
+def test_killed_before_any_file_operation_of_a_commit_with_scratch(tmp_path):
+    scratch = ["state.json", "parts"]
+
+    def run(base):
+        stage = Stage.open(base / "recall", identity=IDENTITY, plan=PLAN, scratch=scratch)
+        if stage.done:
+            return
+        for name in ("parts/a", "parts/b", "state.json", "table"):
+            if not stage.has(name):
+                stage.write_bytes(name, name.encode())
+        stage.commit()
+
+    run(tmp_path / "plain")
+    uninterrupted = contents(tmp_path / "plain")
+    assert sorted(uninterrupted) == ["recall/stage.json", "recall/table"]
+    step = 0
+    while True:
+        base = tmp_path / str(step)
+        if not killed(step, lambda base=base: run(base)):
+            break
+        part = base / "recall.part"
+        if (part / "table").exists():
+            names = {path.relative_to(part).as_posix() for path in part.rglob("*")}
+            assert names >= {"parts/a", "parts/b", "state.json"}, "nothing is computed again"
+        run(base)
+        assert contents(base) == uninterrupted
+        step += 1
+    assert step > 15
+    # A leftover goes even where another identity takes the stage's place.
+    (base / "recall" / "parts").mkdir()
+    work(base / "recall", OTHER, overwrite=True, archive=base / "cells", scratch=scratch)
+    (kept,) = (base / "cells").glob("*/recall")
+    assert sorted(contents(kept)) == ["stage.json", "table"] and not (kept / "parts").exists()
+
+
 KILLED = """
 import sys; sys.path[:] = {path!r}
 from pathlib import Path

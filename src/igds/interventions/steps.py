@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,7 +26,7 @@ from igds.interventions.work import (
 from igds.runs.stage import Stage
 
 FOLDER = "shards"
-
+"""Where shards are kept: scratch of their stage, whose tables hold what they held."""
 
 RunShards = Callable[
     [Sequence[Mapping[str, Any]], Callable[[int, pa.Table], None], str, Sequence[int]], None
@@ -94,10 +93,6 @@ class Steps:
     def promoted(self, features: Sequence[str]) -> pa.Table:
         """Return the tokens that each feature's direction promotes."""
         return self._tables("promoted", [promoted_shard(features)], "intervene: promoted tokens")
-
-    def clear(self) -> None:
-        """Remove the shards: the stage's tables hold what they held."""
-        shutil.rmtree(self.stage.path / self.folder)
 
     def _tables(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,6 +53,8 @@ class Stage:
     """The committed stage has this identity: there is nothing to do."""
     archive: Path | None = None
     """Folder that keeps replaced stages, as `<archive>/<digest>/<stage>`; None deletes them."""
+    scratch: tuple[str, ...] = ()
+    """Files and folders that only a resumed run reads: they go once the stage is committed."""
 
     @classmethod
     def open(
@@ -64,6 +66,7 @@ class Stage:
         overwrite: bool = False,
         replace: bool = False,
         archive: Path | None = None,
+        scratch: Sequence[str] = (),
     ) -> Stage:
         """Return the stage: done, resumed with its recorded plan and whole files, or begun.
 
@@ -74,6 +77,7 @@ class Stage:
             overwrite: Begin again where identity, or the plan of unfinished work, differs.
             replace: Begin again where identity differs: for stages that are cheap to redo.
             archive: Folder that keeps replaced stages.
+            scratch: Files and folders of the stage that only resuming needs.
 
         Raises:
             StageMismatch: there is a stage of another identity, and neither `overwrite` nor
@@ -83,10 +87,12 @@ class Stage:
         wanted, asked = _plain(identity), _plain(plan)
         repair(folder, archive)
         found = _committed(folder)
-        if found is not None and found["identity"] == wanted:
-            return cls(
-                folder=folder, identity=wanted, plan=found["plan"], done=True, archive=archive
-            )
+        if found is not None:
+            _remove(folder, scratch)  # what a kill right behind the commit left
+            if found["identity"] == wanted:
+                return cls(
+                    folder=folder, identity=wanted, plan=found["plan"], done=True, archive=archive
+                )
         part = _part(folder)
         begun = read_json(part / _RECORD)
         for record in (found, begun):
@@ -98,7 +104,14 @@ class Stage:
                 leftover.unlink()
         else:
             _begin(part, {"identity": wanted, "plan": asked})
-        return cls(folder=folder, identity=wanted, plan=asked, done=False, archive=archive)
+        return cls(
+            folder=folder,
+            identity=wanted,
+            plan=asked,
+            done=False,
+            archive=archive,
+            scratch=tuple(scratch),
+        )
 
     @property
     def path(self) -> Path:
@@ -144,13 +157,17 @@ class Stage:
             yield file
 
     def commit(self) -> Stage:
-        """Put the part in the stage's place and return the stage, done."""
+        """Put the part in the stage's place, without its scratch, and return the stage, done.
+
+        The scratch goes last: until the stage is committed, a killed run still needs it.
+        """
         assert not self.done, f"{self.folder} is done"
         if self.folder.exists():
             self.folder.rename(_old(self.folder))
         repair(self.folder, self.archive)
         if not self.folder.exists():
             _part(self.folder).rename(self.folder)
+        _remove(self.folder, self.scratch)
         return replace(self, done=True)
 
     def _new(self, name: str) -> Path:
@@ -226,6 +243,15 @@ def _begin(part: Path, record: dict[str, Any]) -> None:
         (part / _RECORD).unlink(missing_ok=True)
         shutil.rmtree(part)
     write_json(part / _RECORD, record)
+
+
+def _remove(folder: Path, names: Sequence[str]) -> None:
+    """Delete files and folders of a stage, where they are there."""
+    for name in names:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _committed(folder: Path) -> dict[str, Any] | None:

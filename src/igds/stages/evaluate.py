@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -87,6 +86,7 @@ def run(context: Context) -> None:
         {"shard_rows": ROWS},
         replace=context.has_stage("evaluate"),
         archive=context.archive,
+        scratch=["parts"],
     )
     if stage.done:
         return
@@ -113,7 +113,6 @@ def run(context: Context) -> None:
         "comet": judge,
     }
     stage.write_json("results.json", results)
-    shutil.rmtree(stage.path / "parts", ignore_errors=True)
     stage.commit()
 
 

@@ -13,7 +13,7 @@ from igds.errors import RequestError
 from igds.interventions.controls import CONTROLS
 from igds.interventions.paper import POSITIONS, SPLIT, paper_choice, paper_effects
 from igds.interventions.scored import scored_outputs
-from igds.interventions.steps import Steps
+from igds.interventions.steps import FOLDER, Steps
 from igds.interventions.words import risen_words
 from igds.runs.stage import Stage
 from igds.stages.context import Context
@@ -44,7 +44,7 @@ def _identify(context: Context) -> None:
         confirm=not context.seals,
         inputs=context.input_identity("index", "recall"),
     )
-    stage = context.open_stage("intervene", identity)
+    stage = context.open_stage("intervene", identity, scratch=[FOLDER])
     if stage.done:
         return
     mixed = context.config.data.pool_kind == "mixed"
@@ -56,7 +56,6 @@ def _identify(context: Context) -> None:
         _paper(context, stage, steps, list(specificity), clusters)
     else:
         confirm(context, stage, steps, specificity, clusters)
-    steps.clear()
     stage.commit()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -52,7 +51,7 @@ def run(context: Context) -> None:
         saes=context.sae_identity,
         releases=[sae.release for sae in context.config.saes],
     )
-    stage = context.open_stage("recall", identity)
+    stage = context.open_stage("recall", identity, scratch=["shards"])
     if stage.done:
         return
     _read_residuals(context, stage)
@@ -88,7 +87,6 @@ def run(context: Context) -> None:
         )
     stage.write_table("features.parquet", features)
     stage.write_json("quality.json", quality)
-    shutil.rmtree(stage.path / "shards")
     stage.commit()
     for line in _said(features, quality, n_prior, settings.candidates):
         context.progress.note(line)

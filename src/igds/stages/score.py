@@ -32,7 +32,9 @@ def run(context: Context) -> None:
     settings = context.config.score
     assert settings is not None, "the pipeline runs only stages that have a section"
     stages = {
-        name: context.open_stage(f"score/{name}", method_identity(context, name, VERSION))
+        name: context.open_stage(
+            f"score/{name}", method_identity(context, name, VERSION), scratch=[STATE]
+        )
         for name in settings.methods
     }
     pending = {name: stage for name, stage in stages.items() if not stage.done}
@@ -163,4 +165,3 @@ def _rank(context: Context, stage: Stage, spec: MethodSpec) -> None:
     for place, shard in enumerate(row_ranges(context.run.path / "index", stage.plan["shard_rows"])):
         stage.write_table(shard_file(place), table.slice(start, n_rows(shard)))
         start += n_rows(shard)
-    (stage.path / STATE).unlink(missing_ok=True)

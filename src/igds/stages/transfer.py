@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 
 import pyarrow as pa
@@ -33,13 +32,12 @@ def measure_transfer(context: Context) -> None:
         seed=context.config.seed,
         inputs=context.input_identity("index"),
     )
-    stage = context.open_stage("transfer", identity, replace=True)
+    stage = context.open_stage("transfer", identity, replace=True, scratch=["shards"])
     if stage.done:
         return
     reason = obstacle(describe(context.model), describe(trained))
     if reason is None:
         stage.write_table("features.parquet", _measure(context, stage, trained, features))
-        shutil.rmtree(stage.path / "shards")
     summary = {"model": trained.id, "revision": trained.revision, "reason": reason}
     stage.write_json("summary.json", summary)
     stage.commit()

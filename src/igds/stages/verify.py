@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,7 +69,7 @@ def run(context: Context, features: Sequence[FeatureId], positions: Sequence[Pos
         seed=context.config.seed,
         inputs=context.input_identity("index", "recall"),
     )
-    stage = context.open_stage("verify", identity)
+    stage = context.open_stage("verify", identity, scratch=[FOLDER])
     if stage.done:
         return
     readings: list[dict[str, Any]] = []
@@ -84,7 +83,6 @@ def run(context: Context, features: Sequence[FeatureId], positions: Sequence[Pos
     stage.write_table("samples.parquet", found.samples)
     stage.write_table("controls.parquet", found.controls)
     stage.write_json("verdicts.json", {"verdicts": verdicts, **reading_facts(readings)})
-    shutil.rmtree(stage.path / FOLDER)
     stage.commit()
 
 
