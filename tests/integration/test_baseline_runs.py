@@ -21,6 +21,7 @@ from igds.methods.base import ORDER
 from igds.methods.zip import ZipRanker
 from igds.selection.tables import read_pool_scores
 from igds.stages import score
+from igds.stages.context import Context
 
 OTHERS = ("igds-matched-4", "igds-matched-5")
 """The tiny SAEs have 24 features, so few resemble one another."""
@@ -166,6 +167,34 @@ def test_a_ranking_that_is_killed_goes_on_to_the_same_order(everything, tmp_path
     assert begun == [15]
     assert (raw(project, "zip", ORDER) == wanted).all()
     assert not (project / "runs" / "tiny" / "score" / "zip" / score.STATE).exists()
+
+
+def test_a_resumed_scoring_reads_its_sample_under_the_plan_it_was_begun_with(
+    finished, tmp_path, monkeypatch
+):
+    project, methods = tmp_path / "project", ("--score.methods", "[igds, igds-matched]")
+    shutil.copytree(finished, project)
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(score, "_read_pool", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(project, *methods)
+    monkeypatch.undo()
+    part = project / "runs" / "tiny" / "score" / "igds-matched.part"
+    begun = json.loads((part / "stage.json").read_text())["plan"]
+    asked, whole = [], Context.run_shards
+
+    def seen(self, work, arguments, shards, plan, *rest):
+        asked.append((plan, arguments["batch_tokens"]))
+        whole(self, work, arguments, shards, plan, *rest)
+
+    monkeypatch.setattr(Context, "run_shards", seen)
+    other = ("--runtime.batch-tokens", "77", "--runtime.shard-rows", "7")
+    run(project, *methods, *other, until="score")
+    assert begun["batch_tokens"] != 77 and begun["shard_rows"] != 7
+    assert asked == [(begun, begun["batch_tokens"])] * 2  # the sample, then the pool
 
 
 def test_workers_and_shards_do_not_change_a_score(everything, finished, tmp_path):

@@ -20,6 +20,7 @@ from igds.features import FeatureId
 from igds.methods.matched import SAMPLE, Match, matched_draws
 from igds.methods.registry import Ingredients, has_chance, split_draw
 from igds.reading.work import RESIDUAL_COLUMN, ResidualWork, as_matrix, n_rows, row_ranges
+from igds.runs.stage import Stage
 from igds.stages.context import Context
 
 if TYPE_CHECKING:
@@ -57,8 +58,18 @@ def method_identity(context: Context, name: str, version: int) -> dict[str, Any]
     return context.stage_identity(version, **parts)
 
 
-def gather(context: Context, names: Sequence[str]) -> Ingredients:
-    """Return what the methods are made from, the pool's sample for igds-matched read now."""
+def gather(context: Context, stages: Mapping[str, Stage]) -> Ingredients:
+    """Return what methods are made from, the pool's sample for igds-matched read now.
+
+    It is read under the plan that the first igds-matched was begun with. Its draws share the
+    sample, for none of them may take what another one took.
+
+    Args:
+        context: the run.
+        stages: method -> its stage, open for work.
+    """
+    names = list(stages)
+    matched = [stage for name, stage in stages.items() if split_draw(name)[0] == "igds-matched"]
     bases = {split_draw(name)[0] for name in names}
     features = context.task_features if set(names) & set(USE_FEATURES) else ()
     recalled = _recalled(context) if bases & {"igds-frequency", "igds-nofilter"} else ()
@@ -70,7 +81,7 @@ def gather(context: Context, names: Sequence[str]) -> Ingredients:
         residuals=context.run.path / "recall" / "residuals",
         deltas=_deltas(context) if features else {},
         recalled=recalled,
-        matched=_matched(context, features) if "igds-matched" in bases else (),
+        matched=_matched(context, features, matched[0].plan) if matched else (),
         models={
             name: asdict(_response_model(context, name)) for name in names if name in READ_RESPONSES
         },
@@ -171,10 +182,12 @@ def _recalled(context: Context) -> tuple[FeatureId, ...]:
     return tuple(FeatureId(row["layer"], row["index"]) for row in rows)
 
 
-def _matched(context: Context, features: Sequence[FeatureId]) -> list[list[Match]]:
+def _matched(
+    context: Context, features: Sequence[FeatureId], plan: Mapping[str, Any]
+) -> list[list[Match]]:
     """Return stand-ins of the task features, by what a sample of the pool shows of their SAEs."""
     layers = sorted({feature.layer for feature in features})
-    residuals = _sample(context, layers)
+    residuals = _sample(context, layers, plan)
     context.executor.close()  # frees the model before SAEs are loaded
     saes = {layer: context.load_sae(layer) for layer in layers}
     draws = matched_draws(features, saes, residuals, DRAWS)
@@ -186,9 +199,11 @@ def _matched(context: Context, features: Sequence[FeatureId]) -> list[list[Match
     return draws
 
 
-def _sample(context: Context, layers: Sequence[int]) -> dict[int, torch.Tensor]:
+def _sample(
+    context: Context, layers: Sequence[int], plan: Mapping[str, Any]
+) -> dict[int, torch.Tensor]:
     """Return block -> residuals at t* of a seeded sample of the pool's ok rows."""
-    plan, index = context.plan(), context.run.path / "index"
+    index = context.run.path / "index"
     rows = load_index(index, ["row_id", "status"])
     names = rows["row_id"].to_pylist()
     ok = np.flatnonzero(np.array(rows["status"].to_pylist()) == "ok").tolist()

@@ -40,7 +40,7 @@ def run(context: Context) -> None:
     pending = {name: stage for name, stage in stages.items() if not stage.done}
     if not pending:
         return
-    given = gather(context, list(pending))
+    given = gather(context, pending)
     specs = {name: resolve_method(name, given) for name in pending}
     for name, stage in pending.items():
         stage.write_json("method.json", _facts(specs[name]))
