@@ -52,6 +52,12 @@ class Double:
     def device_memory(self):
         raise type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory")
 
+    def library_memory(self):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
+
+    def driver_memory(self):
+        raise RuntimeError("MPS backend out of memory (allocated: 9 GB)")
+
     def runtime_error(self):
         raise RuntimeError("some other failure")
 

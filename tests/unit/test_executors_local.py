@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,7 @@ def test_an_unknown_work_is_named(tmp_path):
         run(spec(tmp_path, work="Absent"), [{"number": 1}])
 
 
-@pytest.mark.parametrize("deed", ["memory", "device_memory"])
+@pytest.mark.parametrize("deed", ["memory", "device_memory", "library_memory", "driver_memory"])
 def test_out_of_memory_names_a_batch_size_at_once(tmp_path, deed):
     with pytest.raises(WorkError) as failure:
         run(spec(tmp_path, batch_tokens=4096), [{"number": 1, "deed": deed}])
@@ -151,6 +152,8 @@ def test_a_wrong_request_is_passed_on_at_once(tmp_path):
         run(spec(tmp_path), [{"number": 1, "deed": "refuse"}], workers=2)
     assert str(refusal.value) == "row 1 is not a row"
     assert len(attempts(tmp_path, 1)) == 1
+    shown = "".join(traceback.format_exception(refusal.value))  # as with --traceback
+    assert "_InWorker: Traceback (most recent call last)" in shown and "in refuse\n" in shown
     with pytest.raises(RequestError, match="^no such model$"):
         run(spec(tmp_path, refuse="no such model"), [{"number": 1}])
 

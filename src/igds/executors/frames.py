@@ -19,6 +19,8 @@ class Answer:
     """Largest resident size of the worker so far, MB."""
     message: str = ""
     """The error in words."""
+    traceback: str = ""
+    """Where in the worker it was raised, as Python prints it."""
     length: int = 0
     """Bytes of Arrow IPC after the header."""
 

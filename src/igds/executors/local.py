@@ -119,6 +119,10 @@ class LocalExecutor:
         return worker
 
 
+class _InWorker(Exception):
+    """The cause of an error that a worker reports: its traceback, for whoever asks to see it."""
+
+
 class _Worker:
     """One worker process and the shard it has."""
 
@@ -166,13 +170,14 @@ class _Worker:
             return None
         answer, payload = received
         self.peak_rss_mb = answer.peak_rss_mb
-        if answer.kind == "request_error":
-            raise RequestError(answer.message)
+        if answer.kind == "result":
+            return decode_table(payload)
+        error = RequestError(answer.message)
         if answer.kind == "out_of_memory":
-            raise WorkError(
+            error = WorkError(
                 f"memory ran out in shard {self.shard}: {answer.message}\n{_advice(self._spec)}"
             )
-        return decode_table(payload)
+        raise error from _InWorker(answer.traceback)
 
     def describe_death(self) -> str:
         """Return how the dead worker ended and the last lines of its standard error."""

@@ -15,11 +15,15 @@ import queue
 import signal
 import sys
 import threading
+import traceback
 from typing import IO, Any
 
 from igds.executors.base import Work
 from igds.executors.frames import Answer, encode_table, write_answer
 from igds.runs.memory import peak_rss_mb
+
+_FULL = ("can't allocate memory", "out of memory", "alloc_failed")
+"""Words of an error that say so, in lower case."""
 
 
 def main() -> None:
@@ -41,11 +45,11 @@ def main() -> None:
                 assert work is not None, "a shard came before its work"
                 _answer(answers, kind="result", payload=encode_table(work(order["shard"])))
     except ValueError as error:
-        _answer(answers, kind="request_error", message=str(error))
+        _refuse(answers, "request_error", error)
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        _answer(answers, kind="out_of_memory", message=str(error))
+        _refuse(answers, "out_of_memory", error)
     threading.Event().wait()
 
 
@@ -81,12 +85,18 @@ def _answer(answers: IO[bytes], *, payload: Any = None, **facts: Any) -> None:
     write_answer(answers, Answer(peak_rss_mb=peak_rss_mb(), length=length, **facts), payload)
 
 
+def _refuse(answers: IO[bytes], kind: str, error: BaseException) -> None:
+    """Write why there are no rows."""
+    trace = "".join(traceback.format_exception(error))
+    _answer(answers, kind=kind, message=str(error), traceback=trace)
+
+
 def _out_of_memory(error: BaseException) -> bool:
     """Return whether the error says that host or device memory ran out."""
-    # torch.OutOfMemoryError by name: this module must not import torch. On the CPU torch raises
-    # a plain RuntimeError of its allocator.
+    # torch.OutOfMemoryError by name: this module must not import torch. Its allocator on the CPU,
+    # cuBLAS and the other libraries of a GPU raise plain RuntimeErrors.
     named = type(error).__name__ == "OutOfMemoryError"
-    return isinstance(error, MemoryError) or named or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or named or any(w in str(error).lower() for w in _FULL)
 
 
 if __name__ == "__main__":
