@@ -3,6 +3,7 @@
 And architectures that are refused, each with its reason.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from igds.config import schema
 from igds.errors import RequestError
 from igds.interventions.exact import branch_logprobs, branch_states, check_branches, run_prefix
 from igds.interventions.promoted import final_norm
+from igds.interventions.rules import Edit
+from igds.interventions.work import InterventionWork
 from igds.models.blocks import decoder_blocks
 from igds.models.edit import branch_along
 from igds.models.likelihood import check_head, target_logprobs
@@ -187,6 +190,20 @@ def test_models_that_are_read_but_not_edited(family, settings, message, tmp_path
         assert torch.equal(read[0][place], states[1][0, -1])
     with pytest.raises(RequestError, match=message):
         check_branches(load_causal(resolve(tmp_path)))
+
+
+def test_a_final_norm_of_another_name_is_refused_before_the_first_step(tmp_path):
+    save(tmp_path, "biogpt")
+    with pytest.raises(RequestError, match="BioGptForCausalLM has no final norm named norm, "):
+        InterventionWork(
+            model=asdict(resolve(tmp_path)),
+            saes={},
+            features=[],
+            edit=asdict(Edit()),
+            screen="attribution",
+            batch_tokens=64,
+            threads=1,
+        )
 
 
 def test_the_page_lists_what_is_tested():

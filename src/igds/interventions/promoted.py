@@ -19,6 +19,9 @@ from igds.saes.sae import FeatureEncoder
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
+"""Names of the norm between the last block and the head."""
+
 
 @torch.no_grad()
 def promoted_tokens(
@@ -59,6 +62,9 @@ def final_norm(model: PreTrainedModel) -> nn.Module:
         RequestError: the decoder keeps it under a name that igds does not know.
     """
     for name, module in decoder(model).named_children():
-        if name in ("norm", "final_layernorm", "final_layer_norm", "ln_f"):
+        if name in _NORMS:
             return module
-    raise RequestError(f"{type(model).__name__}: no final norm found in its decoder")
+    raise RequestError(
+        f"{type(model).__name__} has no final norm named {', '.join(_NORMS)} in its decoder: the "
+        "tokens that features promote cannot be told, so interventions need another model"
+    )

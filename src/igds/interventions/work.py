@@ -17,7 +17,7 @@ from igds.interventions.examples import Example
 from igds.interventions.groups import Across, group_samples
 from igds.interventions.neutral import neutral_examples, perplexity_ratios
 from igds.interventions.outputs import Generation, generated_outputs, unedited_outputs
-from igds.interventions.promoted import promoted_tokens
+from igds.interventions.promoted import final_norm, promoted_tokens
 from igds.interventions.rules import Edit, Screen
 from igds.interventions.samples import control_samples, exact_samples
 from igds.interventions.screen import gradient_screen
@@ -62,6 +62,7 @@ class InterventionWork:
         self._model = load_causal(self._spec)
         check_head(self._model)
         check_branches(self._model)
+        final_norm(self._model)  # what the last step needs is refused before the first
         self._saes = columns_by_layer(saes, [FeatureId.parse(name) for name in features])
         self._edit = Edit(**edit)
         self._screen: Screen = screen
