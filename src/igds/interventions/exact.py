@@ -121,8 +121,9 @@ def push_effects(
 ) -> PushEffects:
     """Return what each push does to a response; exactly 0, and not run, where it adds nothing.
 
-    Edits go in branch batches of at most `batch_tokens` tokens, each with its own unedited row;
-    the prompt counts too, since behind the edit each row holds its keys and values.
+    Edits go in branch batches of at most `batch_tokens` tokens, each with its own unedited row, but
+    of two rows at least, however long they are; the prompt counts too, since behind the edit each
+    row holds its keys and values.
 
     Args:
         model: a causal model in eval mode.
@@ -224,7 +225,10 @@ def response_logprobs(
 
 
 def rows_a_batch(batch_tokens: int, length: int) -> int:
-    """Return how many edits of a row of `length` tokens go in a batch, beside the unedited row."""
+    """Return how many edits of a row of `length` tokens go in a batch, beside the unedited row.
+
+    One at least, even where that row and the unedited one pass `batch_tokens`.
+    """
     return max(1, batch_tokens // length - 1)
 
 

@@ -74,7 +74,7 @@ class InterventionWork:
         return load_tokenizer(self._spec)
 
     def __call__(self, shard: Mapping[str, Any]) -> pa.Table:
-        """Return the table of the shard's step: see `screen_shards`, `exact_shards` and so on."""
+        """Return the table of the shard's step: as of `gradient_screen` or `exact_samples`."""
         features = [FeatureId.parse(name) for name in shard["features"]]
         if shard["step"] == "promoted":
             return promoted_tokens(
