@@ -245,7 +245,8 @@ def _outputs(arm: _Arm, tokenizer: PreTrainedTokenizerBase) -> tuple[pa.Table, i
     room = describe(arm.spec).context - settings.max_new_tokens
     names = arm.rows["row_id"].to_pylist()
     fit = [(name, row) for name, row in zip(names, ids, strict=True) if len(row) <= room]
-    cuts = [fit[start : start + ROWS] for start in range(0, len(fit), ROWS)]
+    size = arm.stage.plan["shard_rows"]
+    cuts = [fit[start : start + size] for start in range(0, len(fit), size)]
     shards = [{"row_ids": [n for n, _ in cut], "prompts": [row for _, row in cut]} for cut in cuts]
     label = f"evaluate: responses of the {arm.name} model"
     found = _computed(arm, "generate", WORK, _work(arm), shards, list(map(len, cuts)), label)
