@@ -141,19 +141,16 @@ def group_shards(
     return [{**shard, "step": "group", "across": across} for shard in shards]
 
 
-def control_shards(
-    feature: str, vectors: str, examples: Sequence[Example], *, size: int = 4
-) -> list[dict[str, Any]]:
-    """Return shards of `size` examples each, for the controls of one feature.
+def control_shards(feature: str, vectors: str, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """Return shards of examples for the controls of one feature.
 
     Args:
         feature: its name.
         vectors: safetensors file with the tensors `vectors`, [controls, d_model], and `doses`, true
             for controls that are doses.
         examples: the rows of S3.
-        size: examples a shard.
     """
-    shards = example_shards("exact", [feature], examples, size=size)
+    shards = example_shards("exact", [feature], examples)
     return [{**shard, "step": "controls", "vectors": vectors} for shard in shards]
 
 

@@ -7,6 +7,7 @@ from statistics import NormalDist
 import numpy as np
 from jaxtyping import Num
 
+from igds.stats import LEVEL
 from igds.stats.rank import mid_ranks
 
 
@@ -24,7 +25,7 @@ def auroc(positive: Num[np.ndarray, " p"], negative: Num[np.ndarray, " n"]) -> f
 
 
 def auroc_interval(
-    positive: Num[np.ndarray, " p"], negative: Num[np.ndarray, " n"], *, level: float = 0.95
+    positive: Num[np.ndarray, " p"], negative: Num[np.ndarray, " n"]
 ) -> tuple[float, float]:
     """Return the lower and upper end of DeLong's interval, cut to 0 to 1.
 
@@ -36,10 +37,10 @@ def auroc_interval(
         return float("nan"), float("nan")
     of_positive, of_negative = _placements(positive, negative)
     variance = of_positive.var(ddof=1) / len(positive) + of_negative.var(ddof=1) / len(negative)
-    half = NormalDist().inv_cdf((1 + level) / 2) * np.sqrt(variance)
+    half = NormalDist().inv_cdf((1 + LEVEL) / 2) * np.sqrt(variance)
     area = of_positive.mean()
     if area in (0.0, 1.0):
-        bound = ((1 - level) / 2) ** (1 / min(len(positive), len(negative)))
+        bound = ((1 - LEVEL) / 2) ** (1 / min(len(positive), len(negative)))
         return (float(bound), 1.0) if area == 1.0 else (0.0, float(1 - bound))
     return float(max(0.0, area - half)), float(min(1.0, area + half))
 

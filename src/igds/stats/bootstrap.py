@@ -9,6 +9,8 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Int
 
+from igds.stats import LEVEL
+
 DRAWS = 10_000
 """Bootstrap draws."""
 _AT_ONCE = 64
@@ -33,12 +35,9 @@ def paired_bootstrap(
     *,
     draws: int = DRAWS,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Interval:
     """Return the mean of paired differences with its interval: see `paired_bootstraps`."""
-    return paired_bootstraps(
-        np.asarray(values)[None], clusters, draws=draws, seed=seed, level=level
-    )[0]
+    return paired_bootstraps(np.asarray(values)[None], clusters, draws=draws, seed=seed)[0]
 
 
 def paired_bootstraps(
@@ -47,7 +46,6 @@ def paired_bootstraps(
     *,
     draws: int = DRAWS,
     seed: int = 0,
-    level: float = 0.95,
 ) -> list[Interval]:
     """Return the mean of each feature's paired differences with its studentised interval.
 
@@ -61,7 +59,6 @@ def paired_bootstraps(
         clusters: what columns that belong together share, one a column.
         draws: bootstrap draws.
         seed: of the draws.
-        level: coverage, 0-1.
     """
     values = np.ascontiguousarray(values, dtype=np.float64)
     if not values.shape[1]:
@@ -76,7 +73,7 @@ def paired_bootstraps(
         for start in range(0, len(values), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
             weights = _weights(len(size), draws, seed)
-            ends[part] = means[part, None] + _shifts(weights, total[part], size, level)
+            ends[part] = means[part, None] + _shifts(weights, total[part], size)
     return [
         Interval(mean=float(mean), low=float(low), high=float(high))
         for mean, (low, high) in zip(means, ends, strict=True)
@@ -93,14 +90,13 @@ def _shifts(
     weights: Float[np.ndarray, "draws clusters"],
     total: Float[np.ndarray, "features clusters"],
     size: Float[np.ndarray, " clusters"],
-    level: float,
 ) -> Float[np.ndarray, "features 2"]:
     """Return both ends of each interval, from the mean; NaN where nothing bounds it."""
     error = _errors(np.ones((1, len(size))), total, size)[1][:, 0]
     shifts, errors = _errors(weights, total, size)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(shifts == 0, 0.0, shifts / errors)
-        tails = [(1 + level) / 2, (1 - level) / 2]
+        tails = [(1 + LEVEL) / 2, (1 - LEVEL) / 2]
         ends = -error * np.quantile(t, tails, axis=1, method="inverted_cdf")
     return np.where((error > 0) & np.isfinite(ends), ends, np.nan).T
 
