@@ -79,5 +79,5 @@ def test_features_that_nobody_can_read():
     residuals = {0: torch.zeros(1, 32), 1: torch.zeros(1, 32)}
     with pytest.raises(ValueError, match=r"no SAE reads block 1; there are SAEs of \[0, 2\]"):
         read_activations(pair(), [FeatureId(1, 0)], residuals)
-    with pytest.raises(ValueError, match=r"no feature L0/12: that SAE has 12 features"):
+    with pytest.raises(ValueError, match=r"L0/12: that SAE has 12 features"):
         read_activations(pair(), [FeatureId(0, 12)], residuals)

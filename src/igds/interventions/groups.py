@@ -20,9 +20,9 @@ from igds.interventions.exact import Prefix, branch_states, response_logprobs, r
 from igds.interventions.examples import Example
 from igds.interventions.rules import Edit, Pushes
 from igds.interventions.samples import SAMPLES, sample_row
-from igds.interventions.screen import group_by_layer
 from igds.models.edit import Change
 from igds.models.likelihood import kl_from_first
+from igds.reading.activations import group_by_layer
 from igds.saes.sae import FeatureEncoder
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from igds.features import FeatureId
 from igds.interventions.exact import push_effects, run_prefix
 from igds.interventions.examples import Example
 from igds.interventions.rules import Edit
-from igds.interventions.screen import group_by_layer
+from igds.reading.activations import group_by_layer
 from igds.saes.sae import FeatureEncoder
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from igds.interventions.exact import Prefix, push_effects, run_prefix
 from igds.interventions.examples import Example
 from igds.interventions.generated import generate_always, generate_read
 from igds.interventions.rules import Edit
-from igds.interventions.screen import Group, group_by_layer
 from igds.models.decode import Choose, greedy, keyed_sampling, stop_ids
+from igds.reading.activations import Group, group_by_layer
 from igds.saes.sae import FeatureEncoder
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from torch import nn
 
 from igds.errors import RequestError
 from igds.features import FeatureId
-from igds.interventions.screen import group_by_layer
 from igds.models.blocks import decoder
 from igds.models.likelihood import head_logits
+from igds.reading.activations import group_by_layer
 from igds.saes.sae import FeatureEncoder
 
 if TYPE_CHECKING:

@@ -32,13 +32,12 @@ from igds.models.capture import capture
 from igds.models.check import check_finite
 from igds.models.edit import edit as edit_block
 from igds.models.likelihood import target_gradient
+from igds.reading.activations import Group, group_by_layer
 from igds.saes.sae import FeatureEncoder
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
-Group = tuple[FeatureEncoder, list[int]]
-"""An SAE and the indices of some of its features."""
 Found = tuple[Float[Tensor, "tokens features"], Float[Tensor, "tokens d_model"]]
 """Activations and gradients at the edited tokens, float32 on the CPU."""
 STEPS = 10
@@ -207,25 +206,3 @@ def _gradients(
     final = hidden[:, -length:]
     _, upstream = target_gradient(model, final.flatten(0, 1), targets.repeat(rows))
     return list(torch.autograd.grad(final, list(states), rows * upstream.view(final.shape)))
-
-
-def group_by_layer(
-    saes: Sequence[FeatureEncoder], features: Sequence[FeatureId]
-) -> list[tuple[FeatureEncoder, list[int]]]:
-    """Return (SAE, indices of its features in order) for each block with features, by block.
-
-    Raises:
-        ValueError: a feature's block has no SAE, or the SAE no such feature.
-    """
-    by_layer = {sae.layer: sae for sae in saes}
-    for feature in features:
-        if feature.layer not in by_layer:
-            raise ValueError(f"{feature}: no SAE reads block {feature.layer}")
-        if feature.index >= by_layer[feature.layer].d_sae:
-            raise ValueError(
-                f"{feature}: that SAE has {by_layer[feature.layer].d_sae} features, from 0"
-            )
-    return [
-        (by_layer[layer], [feature.index for feature in features if feature.layer == layer])
-        for layer in sorted({feature.layer for feature in features})
-    ]

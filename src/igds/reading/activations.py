@@ -16,6 +16,9 @@ from igds.saes.load import SAESpec, open_sae
 from igds.saes.sae import FeatureEncoder
 from igds.saes.stored import SAEColumns
 
+Group = tuple[FeatureEncoder, list[int]]
+"""An SAE and the indices of some of its features."""
+
 
 def columns_by_layer(
     saes: Mapping[str, Mapping[str, Any]], features: Sequence[FeatureId]
@@ -34,6 +37,28 @@ def columns_by_layer(
     ]
 
 
+def group_by_layer(saes: Sequence[FeatureEncoder], features: Sequence[FeatureId]) -> list[Group]:
+    """Return (SAE, indices of its features in order) for each block with features, by block.
+
+    Raises:
+        ValueError: a feature's block has no SAE, or the SAE no such feature.
+    """
+    by_layer = {sae.layer: sae for sae in saes}
+    for feature in features:
+        if feature.layer not in by_layer:
+            raise ValueError(
+                f"{feature}: no SAE reads block {feature.layer}; there are SAEs of "
+                f"{sorted(by_layer)}"
+            )
+        width = by_layer[feature.layer].d_sae
+        if feature.index >= width:
+            raise ValueError(f"{feature}: that SAE has {width} features, from 0")
+    return [
+        (by_layer[layer], [feature.index for feature in features if feature.layer == layer])
+        for layer in sorted({feature.layer for feature in features})
+    ]
+
+
 def read_activations(
     saes: Sequence[FeatureEncoder],
     features: Sequence[FeatureId],
@@ -44,19 +69,11 @@ def read_activations(
     Raises:
         ValueError: a feature's block has no SAE, or the SAE no such feature.
     """
-    by_layer = {sae.layer: sae for sae in saes}
     rows = len(next(iter(residuals.values())))
     acts = torch.empty(rows, len(features))
-    for layer in sorted({feature.layer for feature in features}):
-        if layer not in by_layer:
-            raise ValueError(f"no SAE reads block {layer}; there are SAEs of {sorted(by_layer)}")
-        places = [place for place, feature in enumerate(features) if feature.layer == layer]
-        columns = [features[place].index for place in places]
-        if max(columns) >= by_layer[layer].d_sae:
-            raise ValueError(
-                f"no feature L{layer}/{max(columns)}: that SAE has {by_layer[layer].d_sae} features"
-            )
-        acts[:, places] = by_layer[layer].encode_columns(residuals[layer], columns)
+    for sae, indices in group_by_layer(saes, features):
+        places = [place for place, feature in enumerate(features) if feature.layer == sae.layer]
+        acts[:, places] = sae.encode_columns(residuals[sae.layer], indices)
     return acts
 
 
