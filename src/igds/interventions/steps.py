@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -28,10 +29,10 @@ from igds.runs.stage import Stage
 FOLDER = "shards"
 """Where shards are kept: scratch of their stage, whose tables hold what they held."""
 
-RunShards = Callable[
-    [Sequence[Mapping[str, Any]], Callable[[int, pa.Table], None], str, Sequence[int]], None
+ShardFiles = Callable[
+    [Sequence[Mapping[str, Any]], Sequence[str], str, Sequence[int]], Sequence[Path]
 ]
-"""(shards, on_result(place, table), label, prompts of each): runs shards on the run's executor."""
+"""(shards, names, label, prompts of each) -> the file of each in the stage, run where missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +43,10 @@ class Steps:
     """Where shards are kept until the stage is done."""
     splits: Mapping[str, Sequence[Example]]
     """Split -> its examples."""
-    run_shards: RunShards
+    shard_files: ShardFiles
     """How they are computed."""
     folder: str = FOLDER
-    """Where shards are kept; another one for each way in which `run_shards` edits."""
+    """Where shards are kept; another one for each way in which `shard_files` edits."""
 
     def screen(self, features: Sequence[str]) -> pa.Table:
         """Return the gradient screen of features on S1."""
@@ -103,12 +104,7 @@ class Steps:
         """Return the shards' tables in order, computing those that are not on disk."""
         # The name holds what is computed, so a shard is only ever read back for the same work.
         names = [f"{self.folder}/{step}-{digest(shard)[:32]}.parquet" for shard in shards]
-        missing = [place for place, name in enumerate(names) if not self.stage.has(name)]
-        self.run_shards(
-            [shards[place] for place in missing],
-            lambda place, table: self.stage.write_table(names[missing[place]], table),
-            label,
-            # Neutral texts and promoted tokens are one shard without examples.
-            [len(shards[place].get("examples", "1")) for place in missing],
-        )
-        return pa.concat_tables([pq.read_table(self.stage.path / name) for name in names])
+        # Neutral texts and promoted tokens are one shard without examples.
+        weights = [len(shard.get("examples", "1")) for shard in shards]
+        files = self.shard_files(shards, names, label, weights)
+        return pa.concat_tables([pq.read_table(file) for file in files])

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -262,6 +263,36 @@ class Context:
             self.executor.run(spec, list(shards), deliver)
         self.run.event("workers", work=label, peak_rss_mb=self.executor.peak_rss_mb)
 
+    def shard_files(
+        self,
+        work: str,
+        arguments: Mapping[str, Any],
+        stage: Stage,
+        shards: Sequence[Mapping[str, Any]],
+        names: Sequence[str],
+        label: str,
+        weights: Sequence[int],
+    ) -> list[Path]:
+        """Return the file of each shard's table in the stage; those it has are not run.
+
+        As `run_shards`, under the stage's plan; `names` are its files, one a shard.
+        """
+        missing = [place for place, name in enumerate(names) if not stage.has(name)]
+
+        def write(place: int, table: pa.Table) -> None:
+            stage.write_table(names[missing[place]], table)
+
+        self.run_shards(
+            work,
+            arguments,
+            [shards[place] for place in missing],
+            stage.plan,
+            write,
+            label,
+            [weights[place] for place in missing],
+        )
+        return [stage.path / name for name in names]
+
     def run_sets(
         self,
         work: str,
@@ -283,19 +314,13 @@ class Context:
         """
         from igds.reading.work import n_rows, row_ranges
 
-        shards, names = [], []
-        for name, folder in sets.items():
-            ranges = row_ranges(self.run.path / "index" / folder, stage.plan["shard_rows"])
-            shards += ranges
-            names += [(name, f"shards/{name}-{place:05d}.parquet") for place in range(len(ranges))]
-        missing = [place for place, (_, file) in enumerate(names) if not stage.has(file)]
-        self.run_shards(
-            work,
-            {**arguments, "batch_tokens": stage.plan["batch_tokens"]},
-            [shards[place] for place in missing],
-            stage.plan,
-            lambda place, table: stage.write_table(names[missing[place]][1], table),
-            label,
-            [n_rows(shards[place]) for place in missing],
-        )
-        return {name: [stage.path / file for own, file in names if own == name] for name in sets}
+        index, size = self.run.path / "index", stage.plan["shard_rows"]
+        ranges = {name: row_ranges(index / folder, size) for name, folder in sets.items()}
+        arguments = {**arguments, "batch_tokens": stage.plan["batch_tokens"]}
+        shards = [shard for own in ranges.values() for shard in own]
+        names = [
+            f"shards/{n}-{at:05d}.parquet" for n, own in ranges.items() for at in range(len(own))
+        ]
+        sizes = [n_rows(shard) for shard in shards]
+        files = iter(self.shard_files(work, arguments, stage, shards, names, label, sizes))
+        return {name: list(islice(files, len(own))) for name, own in ranges.items()}

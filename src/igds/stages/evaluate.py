@@ -311,19 +311,9 @@ def _computed(
     label: str,
 ) -> list[pa.Table]:
     """Return the table of each shard; those that an earlier attempt wrote are read."""
-    stage = arm.stage
     names = [f"parts/{arm.name}-{kind}-{place:05d}.parquet" for place in range(len(shards))]
-    missing = [place for place, name in enumerate(names) if not stage.has(name)]
-    arm.context.run_shards(
-        work,
-        arguments,
-        [shards[place] for place in missing],
-        stage.plan,
-        lambda place, table: stage.write_table(names[missing[place]], table),
-        label,
-        [weights[place] for place in missing],
-    )
-    return [pq.read_table(stage.path / name) for name in names]
+    files = arm.context.shard_files(work, arguments, arm.stage, shards, names, label, weights)
+    return [pq.read_table(file) for file in files]
 
 
 def _with_comet(arm: _Arm, items: pa.Table) -> tuple[pa.Table, dict[str, str] | None]:

@@ -139,8 +139,8 @@ def intervention_steps(
     return Steps(
         stage=stage,
         splits=splits,
-        run_shards=lambda shards, on_result, label, weights: context.run_shards(
-            WORK, work, shards, stage.plan, on_result, f"{label}{where}", weights
+        shard_files=lambda shards, names, label, weights: context.shard_files(
+            WORK, work, stage, shards, names, f"{label}{where}", weights
         ),
         folder=f"{FOLDER}/{position}" if position else FOLDER,
     )
