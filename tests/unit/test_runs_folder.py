@@ -59,9 +59,11 @@ def test_an_event_that_is_being_written_is_left_out(tmp_path):
     run.event("started")
     run.event("ended", stage="recall")
     whole = (run.path / "events.jsonl").read_bytes()
-    for cut in (1, 9, len(whole) // 2 - 2):
+    for cut in (2, 9, len(whole) // 2 - 2):
         (run.path / "events.jsonl").write_bytes(whole[:-cut])
         assert [event["event"] for event in run.events()] == ["started"]
+        run.event("again")  # by whoever goes on
+        assert [event["event"] for event in run.events()] == ["started", "again"]
 
 
 def test_tables_of_a_file_and_of_a_folder(tmp_path):

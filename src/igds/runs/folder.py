@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,18 +42,23 @@ class RunFolder:
         path = self.path / "events.jsonl"
         with room_checked(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            torn = path.exists() and not path.read_bytes().endswith(b"\n")
             with path.open("ab", buffering=0) as file:
-                file.write(json.dumps(line).encode() + b"\n")
+                file.write(b"\n" * torn + json.dumps(line).encode() + b"\n")
 
     def events(self) -> list[dict[str, Any]]:
         """Return the lines of `events.jsonl`, oldest first; none before the first event.
 
-        A last line without its end is left out: another process is writing it, or was killed then.
+        A line without its end is left out: another process is writing it, or was killed then.
         """
         path = self.path / "events.jsonl"
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+        found = []
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError):
+                found.append(json.loads(line))
+        return found
 
     def table(self, name: str) -> pa.Table:
         """Return a Parquet file of the run, or all Parquet files of a folder in name order."""
