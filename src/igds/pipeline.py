@@ -156,8 +156,6 @@ def run_cell(file: ConfigFile, cell: RunFolder, *, overwrite: bool, progress: Pr
     wanted = [name for name in CELL_STAGES if getattr(context.config, name) is not None]
     context.config.check_stages(wanted)
     with RunLock(cell.path), context.executor:
-        if "evaluate" in wanted:
-            _check_rows(context)
         for name in wanted:
             with recorded(cell, name):
                 import_module(f"igds.stages.{name}").run(context)
@@ -172,17 +170,21 @@ def check_training(file: ConfigFile) -> None:
     _check_training(make_context(file, False, make_progress()), CELL_STAGES)
 
 
+def check_rows(file: ConfigFile) -> None:
+    """Refuse test rows of which none can be judged, as soon as a run has indexed them.
+
+    Raises:
+        RequestError: there is no such row.
+    """
+    from igds.stages import evaluate
+
+    evaluate.check_rows(make_context(file, False, make_progress()))
+
+
 def _check_training(context: Context, wanted: Sequence[str]) -> None:
     for name in ("finetune", "evaluate"):
         if name in wanted and getattr(context.config, name) is not None:
             import_module(f"igds.stages.{name}").check(context)
-
-
-def _check_rows(context: Context) -> None:
-    """Refuse test rows of which none can be judged, before anything is trained."""
-    from igds.stages.evaluate import check_rows
-
-    check_rows(context)
 
 
 def _run(context: Context, wanted: Sequence[str], only: str | None) -> Run:
@@ -202,7 +204,7 @@ def _run(context: Context, wanted: Sequence[str], only: str | None) -> Run:
             if name == "index" and "intervene" in wanted:
                 check_room(context)
             if name == "index" and "evaluate" in wanted:
-                _check_rows(context)
+                import_module("igds.stages.evaluate").check_rows(context)
             if name == "intervene":
                 describe(given, wanted)  # the outcome stands, even if scoring refuses it
         describe(context, wanted)

@@ -284,7 +284,9 @@ def test_another_pool_makes_other_cells(copied_experiment: Path) -> None:
     assert len(finished(file).results) == 10  # its tables are of the cells as they are
 
 
-def test_cells_of_two_pools_are_not_put_in_one_table(copied_experiment: Path) -> None:
+def test_cells_of_other_saes_are_not_put_in_one_table_and_can_be_made_again(
+    copied_experiment: Path,
+) -> None:
     file = load_config(copied_experiment / "igds.yaml")
     path = result_file(results(copied_experiment), "igds_12rows_s1")
     kept = read_result(path)
@@ -292,18 +294,22 @@ def test_cells_of_two_pools_are_not_put_in_one_table(copied_experiment: Path) ->
     write_result(path, replace(kept, identity={**kept.identity, "sae_contents": {"L1": "other"}}))
     with pytest.raises(RequestError, match=r"and igds_12rows_s1 differ in their sae_contents"):
         finished(file)
+    found = run_experiment(file, overwrite=True, progress=SilentProgress())
+    after = read_result(path)
+    assert found.complete and after is not None
+    assert after.identity == kept.identity and after.items == kept.items
 
 
-def test_test_rows_without_responses_are_refused_before_training(
+def test_test_rows_without_responses_are_refused_once_they_are_indexed(
     copied_experiment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [{"question": row["question"]} for row in sums(10, 9)]
     write_rows(copied_experiment / "test.jsonl", rows)
-    shutil.rmtree(results(copied_experiment))
     config = str(copied_experiment / "igds.yaml")
     assert main(["experiment", config, "--name", "unanswered"]) == WRONG
     assert "data.test: no row can be judged" in capsys.readouterr().err
-    assert not list((copied_experiment / "runs" / "unanswered" / "cells").rglob("finetune*"))
+    shared = copied_experiment / "runs" / "unanswered" / "shared"
+    assert (shared / "index").exists() and not list(shared.glob("recall*"))
 
 
 def test_draws_of_stand_ins_that_there_are_not_have_no_selection(copied_experiment: Path) -> None:

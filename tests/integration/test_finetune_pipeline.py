@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.helpers import tiny_config, tiny_tokenizer
 from tests.tiny_project import run, sums, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -120,6 +121,34 @@ def test_a_training_that_diverges_is_finished_and_says_so(tmp_path: Path) -> Non
     assert results["models"]["tuned"]["logprob"]["mean"] is None
     assert results["models"]["original"]["logprob"]["mean"] < 0
     assert 'id="evaluate"' in (trained / "report" / "index.html").read_text()
+
+
+def test_test_rows_that_cannot_be_judged_are_refused_before_scoring(project: Path) -> None:
+    with_training(project)
+    write_rows(project / "test.jsonl", [{"question": row["question"]} for row in sums(8, 9)])
+    with pytest.raises(RequestError, match="data.test: no row can be judged"):
+        run(project)
+    assert not (project / "runs" / "tiny" / "score").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [("--model.train-id", "wide"), ("--finetune", "null", "--evaluate.model", "wide")]
+)
+def test_activations_in_a_model_of_another_width_are_refused_before_anything(
+    project: Path, words: tuple[str, ...]
+) -> None:
+    config = tiny_config("llama")
+    config.hidden_size = 64
+    AutoModelForCausalLM.from_config(config).save_pretrained(project / "wide")
+    tiny_tokenizer().save_pretrained(project / "wide")
+    write_rows(project / "test.jsonl", sums(8, 9))
+    text = (project / "igds.yaml").read_text()
+    text = text.replace("pool.jsonl}]\n", "pool.jsonl}]\n  test: [{path: test.jsonl}]\n")
+    sections = "finetune: {}\nevaluate: {generate: false, activations: true}\n"
+    (project / "igds.yaml").write_text(text + sections)
+    with pytest.raises(RequestError, match="cannot be read in .*wide: its residual stream is 64"):
+        run(project, *words)
+    assert not (project / "runs" / "tiny" / "index").exists()
 
 
 def test_a_second_run_changes_nothing_and_other_settings_keep_the_earlier_model(

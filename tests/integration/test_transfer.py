@@ -23,6 +23,7 @@ from igds.progress import SilentProgress
 from igds.reading.transfer import TRANSFER, TransferWork, obstacle, transfer_table
 from igds.reading.work import row_ranges
 from igds.runs.folder import RunFolder
+from igds.saes.formats.saelens import write_saelens
 from igds.saes.load import find_sae, load_sae
 from igds.stages.context import Context
 
@@ -164,6 +165,27 @@ def test_prompts_over_the_train_models_context_are_left_out(project):
     fits = [row["row_id"] for row in pq.read_table(folder).to_pylist() if len(row["prompt"]) <= 30]
     assert table["row_id"].to_pylist() == fits
     assert 0 < len(fits) < 20
+
+
+def test_activations_of_a_model_that_diverged_are_no_numbers(project):
+    model = tiny_model()
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight.fill_(torch.nan)
+    save_model(project / "trained", model, bos=True)
+    kept = replace(load_sae(project / "saes/L1"), activation="topk", k=3)  # NaN is in no top 3
+    write_saelens(kept, project / "topk")
+    folder = run(project, until="index").folder.path / "index" / "prior"
+    work = TransferWork(
+        model=asdict(resolve_model(schema.Model(id=str(project / "trained")), "cpu", project)),
+        features=["L1/0"],
+        saes={"1": asdict(find_sae(schema.SAE(path="topk"), project))},
+        chat=False,
+        batch_tokens=64,
+        threads=1,
+        finite=False,
+    )
+    (shard,) = row_ranges(folder, 100)
+    assert np.isnan(work(shard)["L1/0"].to_numpy()).all()
 
 
 def test_models_of_another_shape_cannot_be_measured():

@@ -284,9 +284,7 @@ class Config:
         uses_features = self.score and set(USE_FEATURES) & set(self.score.methods)
         tested = self.evaluate and (self.evaluate.model or self.evaluate.original)
         reads = self.evaluate and self.evaluate.activations
-        needs_test = self.evaluate and (
-            self.evaluate.likelihood or self.evaluate.generate or self.evaluate.activations
-        )
+        needs_test = self.evaluate and self.evaluate.reads_rows
         shots = self.evaluate and self.evaluate.shots
         needs = (
             ("intervene", "recall", self.recall),

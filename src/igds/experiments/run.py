@@ -113,8 +113,10 @@ def run_experiment(
     cells = work.plan.cells
     with RunLock(work.folder):
         settled = [cell for cell in cells if _result(work, cell) is not None]
-        # Rows and weights are looked at where something is left to do with them.
-        open_runs = dict.fromkeys(work.shared_of(cell) for cell in cells if cell not in settled)
+        # Rows and weights are looked at where something is left to do with them, or may be.
+        open_runs = dict.fromkeys(
+            work.shared_of(cell) for cell in cells if overwrite or cell not in settled
+        )
         inputs = {name: _inputs(work.file_of(work.plan.shared[name])) for name in open_runs}
         missing = [
             cell for cell in cells if _result(work, cell, inputs.get(work.shared_of(cell))) is None
@@ -272,6 +274,9 @@ def _run_shared(work: _Work, name: str) -> dict[str, str]:
     """
     work.progress.note(f"experiment: {name}, what its cells have in common")
     made = work.plan.shared[name]
+    first = next(cell for cell in work.plan.cells if work.shared_of(cell) == name)
+    _run_part(work, made, until="index")
+    pipeline.check_rows(work.file_of(work.plan.cell_config(first)))
     try:
         _run_part(work, made)
     except NoTaskFeature as error:
@@ -296,9 +301,13 @@ def _run_shared(work: _Work, name: str) -> dict[str, str]:
     return {}
 
 
-def _run_part(work: _Work, made: Config) -> None:
+def _run_part(work: _Work, made: Config, until: str | None = None) -> None:
     pipeline.run_part(
-        work.file_of(made), work.folder.parent, overwrite=work.overwrite, progress=work.progress
+        work.file_of(made),
+        work.folder.parent,
+        until=until,
+        overwrite=work.overwrite,
+        progress=work.progress,
     )
 
 

@@ -45,6 +45,7 @@ class InterventionWork:
         screen: Screen,
         batch_tokens: int,
         threads: int,
+        promotes: bool = True,
     ) -> None:
         """Load the model with its head, and the features from their SAEs.
 
@@ -56,13 +57,15 @@ class InterventionWork:
             screen: where the gradient screen takes gradients.
             batch_tokens: tokens a branch batch.
             threads: CPU threads of this worker.
+            promotes: the last step will be that of promoted tokens.
         """
         torch.set_num_threads(threads)
         self._spec = ModelSpec(**model)
         self._model = load_causal(self._spec)
         check_head(self._model)
         check_branches(self._model)
-        final_norm(self._model)  # what the last step needs is refused before the first
+        if promotes:
+            final_norm(self._model)  # what the last step needs is refused before the first
         self._saes = columns_by_layer(saes, [FeatureId.parse(name) for name in features])
         self._edit = Edit(**edit)
         self._screen: Screen = screen

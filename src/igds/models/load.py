@@ -117,12 +117,15 @@ def resolve_model(model: schema.Model, device: str, base: Path) -> ModelSpec:
 
 
 def model_identity(spec: ModelSpec) -> dict[str, Any]:
-    """Return what makes two models the same: sha256 of each file, dtype and attention kernel."""
+    """Return what makes two models the same: sha256 of each file, dtypes and attention kernel."""
     endings = (".json", ".safetensors", ".model", ".txt", ".jinja", ".py")
     files = sorted(path for path in Path(spec.path).iterdir() if path.suffix in endings)
+    # Likelihoods multiply by the head in float32 whatever the dtype, which they once did not.
+    head = {} if spec.dtype == "float32" else {"head": "float32"}
     return {
         "files": {path.name: file_digest(path) for path in files},
         "dtype": spec.dtype,
+        **head,
         "attention": spec.attention,
     }
 

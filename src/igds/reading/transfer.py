@@ -83,6 +83,9 @@ class TransferWork:
             self._model, ids, self._layers, self._batch_tokens, finite=self._finite
         )
         acts = read_activations(self._saes, self._features, residuals).numpy()
+        # What an SAE makes of no number may be 0; only where that is not refused are there any.
+        for states in residuals.values():
+            acts[~states.isfinite().all(dim=1).numpy()] = np.nan
         columns = {str(feature): acts[:, at] for at, feature in enumerate(self._features)}
         return pa.table({"row_id": rows["row_id"], **columns})
 

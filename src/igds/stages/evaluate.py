@@ -131,12 +131,15 @@ def check(context: Context) -> None:
         need_package("lm_eval", "evaluate.lm_eval")
     if context.config.prompts.chat_template and (settings.template or settings.shots):
         raise RequestError("evaluate.template and shots are for raw prompts, not for chat prompts")
-    if settings.activations and context.train_model is not None:
-        reason = obstacle(describe(context.model), describe(context.train_model))
-        if reason is not None:
+    if not settings.activations:
+        return
+    named = [_resolved(context, settings.model, "auto")] if settings.model else []
+    own = context.config.finetune is not None or settings.original
+    for model in (*named, context.train_model if own else None):
+        reason = model and obstacle(describe(context.model), describe(model))
+        if model and reason:
             raise RequestError(
-                f"evaluate.activations cannot be read in {context.train_model.id}: {reason}; set "
-                "it to false"
+                f"evaluate.activations cannot be read in {model.id}: {reason}; set it to false"
             )
 
 
@@ -185,13 +188,14 @@ def _models(context: Context, settings: Evaluate) -> dict[str, ModelSpec]:
             raise RequestError(
                 f"{path} is not there: train it with the YAML beside it, or name evaluate.model"
             )
-        tuned = Model(
-            id=settings.model or str(path),
-            dtype=dtype,
-            trust_remote_code=original.trust_remote_code,
-        )
-        models[TUNED] = resolve_model(tuned, context.config.runtime.device, context.base)
+        models[TUNED] = _resolved(context, settings.model or str(path), dtype)
     return models | ({ORIGINAL: replace(original, dtype=dtype)} if settings.original else {})
+
+
+def _resolved(context: Context, name: str, dtype: str) -> ModelSpec:
+    original = context.train_model or context.model
+    tuned = Model(id=name, dtype=dtype, trust_remote_code=original.trust_remote_code)
+    return resolve_model(tuned, context.config.runtime.device, context.base)
 
 
 def _rows(context: Context, name: str) -> pa.Table:

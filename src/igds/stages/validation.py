@@ -134,6 +134,7 @@ def intervention_steps(
         "edit": asdict(replace(edit, position=position) if position else edit),
         "screen": context.intervene.screen,
         "batch_tokens": stage.plan["batch_tokens"],
+        "promotes": position is None,
     }
     where = f", {position}" if position else ""
     return Steps(
