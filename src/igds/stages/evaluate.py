@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from igds.config.inputs import Model
+from igds.config.inputs import DType, Model
 from igds.config.training import Evaluate
 from igds.data.index import load_index
 from igds.data.tokens import encode_chat_prompts, encode_prompts
@@ -192,7 +192,7 @@ def _models(context: Context, settings: Evaluate) -> dict[str, ModelSpec]:
     return models | ({ORIGINAL: replace(original, dtype=dtype)} if settings.original else {})
 
 
-def _resolved(context: Context, name: str, dtype: str) -> ModelSpec:
+def _resolved(context: Context, name: str, dtype: DType) -> ModelSpec:
     original = context.train_model or context.model
     tuned = Model(id=name, dtype=dtype, trust_remote_code=original.trust_remote_code)
     return resolve_model(tuned, context.config.runtime.device, context.base)
