@@ -18,13 +18,22 @@ _BLOCK = 256
 """Texts encoded at once: what the tokenizer returns takes some 100 bytes a token."""
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, chat: bool = False
+) -> list[list[int]]:
     """Return the token ids of prompts, with the special tokens that the tokenizer adds.
+
+    Args:
+        tokenizer: the model's own.
+        texts: the prompts.
+        chat: a chat template rendered them: they are taken as `encode_chat_prompts` does.
 
     Raises:
         RequestError: the tokenizer adds a BOS and a text brings one too, or it adds a token
             after the text, where the read position is.
     """
+    if chat:
+        return encode_chat_prompts(tokenizer, texts)
     found: list[list[int]] = []
     for text, ids in zip(texts, encode_rows(tokenizer, texts), strict=True):
         if ids is None:

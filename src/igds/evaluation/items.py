@@ -12,11 +12,7 @@ import pyarrow as pa
 from igds.config.training import Evaluate
 from igds.data.seeds import seeded_bits
 from igds.data.templates import Template, parse_template
-from igds.data.tokens import (
-    encode_chat_prompts,
-    encode_prompts,
-    encode_responses,
-)
+from igds.data.tokens import encode_prompts, encode_responses
 from igds.errors import RequestError
 from igds.tasks.base import Task, answer_tokens
 
@@ -67,7 +63,7 @@ def gold_rows(
         context: most tokens of prompt and response.
     """
     prompts, texts = rows["prompt"].to_pylist(), rows["response"].to_pylist()
-    ids = (encode_chat_prompts if chat else encode_prompts)(tokenizer, prompts)
+    ids = encode_prompts(tokenizer, prompts, chat=chat)
     after = list(zip(prompts if chat else [""] * len(rows), ids, strict=True))
     responses = encode_responses(tokenizer, texts, after if chat else [])
     found = []

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from igds.config.training import Finetune
 from igds.data.index import load_index
 from igds.data.seeds import seeded_bits
-from igds.data.tokens import encode_chat_prompts, encode_prompts, encode_responses
+from igds.data.tokens import encode_prompts, encode_responses
 from igds.errors import RequestError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def training_examples(
     if not isinstance(eos, int):
         raise RequestError(f"{tokenizer.name_or_path} names no EOS token: set eos_token in it")
     prompts, responses = rows["prompt"].to_pylist(), rows["response"].to_pylist()
-    prompt_ids = (encode_chat_prompts if chat else encode_prompts)(tokenizer, prompts)
+    prompt_ids = encode_prompts(tokenizer, prompts, chat=chat)
     after = list(zip(prompts, prompt_ids, strict=True)) if chat else []
     response_ids = encode_responses(tokenizer, responses, after)
     found = [

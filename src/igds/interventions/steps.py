@@ -16,6 +16,7 @@ from igds.interventions.controls import Controls
 from igds.interventions.examples import Example
 from igds.interventions.groups import Across
 from igds.interventions.outputs import Generation
+from igds.interventions.rules import Position
 from igds.interventions.work import (
     control_shards,
     example_shards,
@@ -45,8 +46,8 @@ class Steps:
     """Split -> its examples."""
     shard_files: ShardFiles
     """How they are computed."""
-    folder: str = FOLDER
-    """Where shards are kept; another one for each way in which `shard_files` edits."""
+    position: Position | None = None
+    """Where the state is edited, if not where the run's own edit says."""
 
     def screen(self, features: Sequence[str]) -> pa.Table:
         """Return the gradient screen of features on S1."""
@@ -65,7 +66,7 @@ class Steps:
 
     def controls(self, feature: str, controls: Controls) -> tuple[np.ndarray, list[str]]:
         """Return deltas [prompts, controls] of a feature's controls on S3, and the row ids."""
-        name = f"{self.folder}/controls-{feature.replace('/', '-')}.safetensors"
+        name = f"{FOLDER}/controls-{feature.replace('/', '-')}.safetensors"
         if not self.stage.has(name):
             doses = np.array([kind == "dose" for kind in controls.kinds])
             self.stage.write_tensors(name, {"vectors": controls.vectors, "doses": doses})
@@ -102,8 +103,11 @@ class Steps:
         label: str,
     ) -> pa.Table:
         """Return the shards' tables in order, computing those that are not on disk."""
+        if self.position is not None:
+            shards = [{**shard, "position": self.position} for shard in shards]
+            label = f"{label}, {self.position}"
         # The name holds what is computed, so a shard is only ever read back for the same work.
-        names = [f"{self.folder}/{step}-{digest(shard)[:32]}.parquet" for shard in shards]
+        names = [f"{FOLDER}/{step}-{digest(shard)[:32]}.parquet" for shard in shards]
         # Neutral texts and promoted tokens are one shard without examples.
         weights = [len(shard.get("examples", "1")) for shard in shards]
         files = self.shard_files(shards, names, label, weights)

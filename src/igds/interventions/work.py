@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,7 +53,8 @@ class InterventionWork:
             model: fields of a ModelSpec.
             saes: block, as text, -> fields of its `SAESpec`.
             features: all that any shard names, as `L14/11575`.
-            edit: fields of the `Edit` that is made of each feature.
+            edit: fields of the `Edit` that is made of each feature; a shard may say another
+                `position`.
             screen: where the gradient screen takes gradients.
             batch_tokens: tokens a branch batch.
             threads: CPU threads of this worker.
@@ -83,7 +84,8 @@ class InterventionWork:
             return promoted_tokens(
                 self._model, self._tokenizer, self._saes, features, top=shard["top"]
             )
-        settled = {"edit": self._edit, "batch_tokens": self._batch_tokens}
+        edit = replace(self._edit, position=shard.get("position", self._edit.position))
+        settled = {"edit": edit, "batch_tokens": self._batch_tokens}
         if shard["step"] == "neutral":
             texts = neutral_examples(self._tokenizer)
             return perplexity_ratios(self._model, self._saes, features, texts, **settled)
@@ -93,9 +95,7 @@ class InterventionWork:
             language = (self._model, self._tokenizer)
             if not features:
                 return unedited_outputs(*language, examples, settings)
-            return generated_outputs(
-                *language, self._saes, features, examples, self._edit, settings
-            )
+            return generated_outputs(*language, self._saes, features, examples, edit, settings)
         if shard["step"] == "controls":
             (feature,) = features
             tensors = load_file(shard["vectors"])
@@ -110,7 +110,7 @@ class InterventionWork:
             )
         common = (self._model, self._saes, features, examples)
         if shard["step"] == "group":
-            return group_samples(*common, edit=self._edit, across=shard["across"], contrast=True)
+            return group_samples(*common, edit=edit, across=shard["across"], contrast=True)
         if shard["step"] == "screen":
             return gradient_screen(*common, screen=self._screen, **settled)
         return exact_samples(*common, contrast=shard["contrast"], **settled)

@@ -150,8 +150,7 @@ class ResponseReader:
         self._chat, self._own_prompts = chat, own_prompts
         self._max_length = min(max_length or describe(spec).context, describe(spec).context)
         self._tokenizer = load_tokenizer(spec)
-        encode = encode_chat_prompts if chat else encode_prompts
-        (self._marker,) = encode(self._tokenizer, [marker])
+        (self._marker,) = encode_prompts(self._tokenizer, [marker], chat=chat)
         self._model = load_causal(spec)
         check_head(self._model)
 

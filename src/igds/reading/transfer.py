@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from igds.data.tokens import encode_chat_prompts, encode_prompts
+from igds.data.tokens import encode_prompts
 from igds.features import FeatureId
 from igds.models.load import ModelShape, ModelSpec, describe, load_blocks, load_tokenizer
 from igds.reading.activations import columns_by_layer, read_activations
@@ -66,16 +66,15 @@ class TransferWork:
         self._layers = [sae.layer for sae in self._saes]
         self._context = describe(spec).context
         self._tokenizer = load_tokenizer(spec)
-        self._encode = encode_chat_prompts if chat else encode_prompts
         self._model = load_blocks(spec, self._layers[-1] + 1)
-        self._batch_tokens, self._finite = batch_tokens, finite
+        self._batch_tokens, self._chat, self._finite = batch_tokens, chat, finite
         self._rows = IndexRows(["row_id", "status", "prompt"])
 
     def __call__(self, shard: Mapping[str, Any]) -> pa.Table:
         """Return row_id and one column a feature, of ok rows that fit the model's context."""
         rows = self._rows.read(shard["file"], shard["start"], shard["stop"])
         rows = rows.filter(pc.equal(rows["status"], "ok"))
-        ids = self._encode(self._tokenizer, rows["prompt"].to_pylist())
+        ids = encode_prompts(self._tokenizer, rows["prompt"].to_pylist(), chat=self._chat)
         fits = [len(one) <= self._context for one in ids]
         rows = rows.filter(pa.array(fits, pa.bool_()))
         ids = [one for one, fit in zip(ids, fits, strict=True) if fit]

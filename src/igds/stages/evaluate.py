@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from igds.config.inputs import DType, Model
 from igds.config.training import Evaluate
 from igds.data.index import load_index
-from igds.data.tokens import encode_chat_prompts, encode_prompts
+from igds.data.tokens import encode_prompts
 from igds.errors import RequestError
 from igds.evaluation.comet import check_comet, comet_items
 from igds.evaluation.generation import Decoding
@@ -244,8 +244,7 @@ def _outputs(arm: _Arm, tokenizer: PreTrainedTokenizerBase) -> tuple[pa.Table, i
     settings, context = arm.settings, arm.context
     examples = usable_rows(_rows(context, "validation")) if settings.shots else None
     texts = generation_prompts(arm.rows, examples, settings, context.template, context.config.seed)
-    chat = context.config.prompts.chat_template
-    ids = (encode_chat_prompts if chat else encode_prompts)(tokenizer, texts)
+    ids = encode_prompts(tokenizer, texts, chat=context.config.prompts.chat_template)
     room = describe(arm.spec).context - settings.max_new_tokens
     names = arm.rows["row_id"].to_pylist()
     fit = [(name, row) for name, row in zip(names, ids, strict=True) if len(row) <= room]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ from igds.interventions.controls import Controls, control_effects, make_controls
 from igds.interventions.examples import Example, make_examples
 from igds.interventions.paper import SPLIT
 from igds.interventions.rules import Edit, Position
-from igds.interventions.steps import FOLDER, Steps
+from igds.interventions.steps import Steps
 from igds.interventions.work import WORK
 from igds.models.load import load_tokenizer
 from igds.runs.readings import record_reading
@@ -125,25 +126,21 @@ def intervention_steps(
         stage: open for work.
         features: all that may be measured.
         splits: split -> its examples.
-        position: another one than the run's own; its shards get a folder to themselves.
+        position: where the state is edited, if not at the run's own; nothing is promoted then.
     """
-    edit = run_edit(context, features)
     work = {
         "saes": context.sae_arguments(FeatureId.parse(name).layer for name in features),
         "features": list(features),
-        "edit": asdict(replace(edit, position=position) if position else edit),
+        "edit": asdict(run_edit(context, features)),
         "screen": context.intervene.screen,
         "batch_tokens": stage.plan["batch_tokens"],
         "promotes": position is None,
     }
-    where = f", {position}" if position else ""
     return Steps(
         stage=stage,
         splits=splits,
-        shard_files=lambda shards, names, label, weights: context.shard_files(
-            WORK, work, stage, shards, names, f"{label}{where}", weights
-        ),
-        folder=f"{FOLDER}/{position}" if position else FOLDER,
+        shard_files=partial(context.shard_files, WORK, work, stage),
+        position=position,
     )
 
 
