@@ -184,8 +184,9 @@ def _check_alike(work: _Work, results: Mapping[Cell, CellResult]) -> None:
             if name in result.identity
         }
         for part, value in parts.items():
-            other, first = seen.setdefault(part, (cell.name, digest(value)))
-            if digest(value) != first:
+            found = digest(value)
+            other, first = seen.setdefault(part, (cell.name, found))
+            if found != first:
                 raise RequestError(
                     f"{work.results}: the cells {other} and {cell.name} differ in their {part[1]}, "
                     "and cannot be compared: igds experiment with --overwrite makes those that "

@@ -42,8 +42,9 @@ class RunFolder:
         path = self.path / "events.jsonl"
         with room_checked(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            torn = path.exists() and not path.read_bytes().endswith(b"\n")
-            with path.open("ab", buffering=0) as file:
+            with path.open("a+b", buffering=0) as file:
+                file.seek(max(0, file.seek(0, 2) - 1))
+                torn = file.read() not in (b"", b"\n")  # what a kill left of the line before
                 file.write(b"\n" * torn + json.dumps(line).encode() + b"\n")
 
     def events(self) -> list[dict[str, Any]]:
