@@ -15,7 +15,7 @@ import torch
 from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file, save_file
 from tests.helpers import tiny_tokenizer
-from tests.tiny_project import computed_files, run
+from tests.tiny_project import computed_files, run, write_rows
 from transformers import AutoModelForCausalLM
 
 import igds
@@ -179,6 +179,33 @@ def test_every_row_with_a_confirmation_prompt_is_sealed(project):
     residuals = load_arrays(result.folder.path / "recall" / "residuals" / "L1.safetensors")
     # 18 prompts, each twice; both rows of the 6 prompts of S3 are left out.
     assert len(residuals["validation"]) == 24
+
+
+def test_an_id_of_a_confirmation_row_seals_no_row_of_another_set(finished, project):
+    text = (project / "igds.yaml").read_text()
+    for name in ("prior", "validation", "control"):
+        path = project / f"{name}.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        write_rows(path, [{**row, "id": place} for place, row in enumerate(rows)])
+        text = text.replace(f"path: {name}.jsonl", f"path: {name}.jsonl, id_column: id")
+    (project / "igds.yaml").write_text(text)
+    run(project, until="recall")
+    for folder in (project, finished):
+        file = folder / "runs" / "tiny" / "recall" / "residuals" / "L1.safetensors"
+        sets = {name: len(rows) for name, rows in load_arrays(file).items()}
+        assert (sets["prior"], sets["validation"]) == (20, 12)
+        assert (sets["control_task_template"], sets["control_other_template"]) == (20, 20)
+        assert sets["task_other_template"] == 12
+
+
+def test_a_page_shows_nothing_of_stages_that_the_configuration_has_no_more(copied):
+    text = (copied / "igds.yaml").read_text()
+    start, end = text.index("recall:"), text.index("score:")
+    text = text[:start] + text[end:]
+    methods = text[text.index("score:") : text.index("select:")]
+    (copied / "igds.yaml").write_text(text.replace(methods, "score: {methods: [random]}\n"))
+    page = run(copied, "--select.method", "random").report
+    assert page is not None and "UNCONFIRMED" not in page.read_text()
 
 
 def test_another_seed_is_another_recall(copied):

@@ -40,6 +40,8 @@ data:
 recall:
   min_frequency: 0.8
   candidates: frequent
+intervene: {{}}
+select: {{}}
 """
 
 

@@ -52,19 +52,20 @@ def read_run(folder: Path, token_activations: Path) -> Run:
     """
     text = _config_text(folder / "config.yaml")
     config = YAML(typ="safe", pure=True).load(text)
-    # A run whose configuration names no such model any more may still hold its folder.
+    # A folder may be left of a stage, or of a model, that the configuration has no more.
     trained = config["model"].get("train_id") and (folder / "transfer").is_dir()
+    selected = _ran(folder, config, "select")
     return Run(
         config=config,
         config_text=public(text),
         manifest=_manifest(folder / "manifest.json"),
         index=_index(folder / "index" / "summary.json"),
-        recall=_recall(folder / "recall", config) if (folder / "recall").is_dir() else None,
-        intervene=_intervene(folder / "intervene") if (folder / "intervene").is_dir() else None,
+        recall=_recall(folder / "recall", config) if _ran(folder, config, "recall") else None,
+        intervene=_intervene(folder / "intervene") if _ran(folder, config, "intervene") else None,
         transfer=_transfer(folder / "transfer") if trained else None,
         methods=_methods(folder / "score"),
-        pool=_pool(folder) if (folder / "select").is_dir() else None,
-        rows=_shown_rows(folder, token_activations),
+        pool=_pool(folder) if selected else None,
+        rows=_shown_rows(folder, token_activations) if selected else (),
         training=read_training(folder / "finetune") if _ran(folder, config, "finetune") else None,
         evaluation=read_evaluation(folder / "evaluate")
         if _ran(folder, config, "evaluate")

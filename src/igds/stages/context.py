@@ -170,8 +170,10 @@ class Context:
         return json.loads((self.run.path / "intervene" / "task_features.json").read_text())
 
     def has_stage(self, name: str) -> bool:
-        """Return whether a stage is committed."""
-        return stage_state(self.folder(name)) == "done"
+        """Return whether a stage is committed; a folder that no setting makes any more is none."""
+        section = name.partition("/")[0]
+        given = section in ("index", "transfer") or getattr(self.config, section) is not None
+        return given and stage_state(self.folder(name)) == "done"
 
     def folder(self, name: str) -> Path:
         """Return a stage's folder: in the cell for those from select on, if there is one."""

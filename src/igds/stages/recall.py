@@ -32,6 +32,9 @@ SETS = {
     "task_other_template": "task_other",
 }
 """Name of a set of residuals -> folder of the index it comes from."""
+OF_VALIDATION = ("validation", "task_other_template")
+"""Sets made of the validation rows where there are any. Row ids are unique within a set only, so
+that the ids of sealed rows say nothing of other sets' rows."""
 MIN_PRIOR = 200
 """Prior rows under which a frequency near the cut is mostly chance."""
 
@@ -129,14 +132,20 @@ def _read_residuals(context: Context, stage: Stage) -> None:
     d_model = describe(context.model).d_model
     for layer in context.saes:
         column = RESIDUAL_COLUMN.format(layer=layer)
-        sets = {name: _matrix(shards[name], column, sealed, d_model) for name in SETS}
+        sets = {
+            name: _matrix(shards[name], column, sealed if name in OF_VALIDATION else None, d_model)
+            for name in SETS
+        }
         stage.write_tensors(f"residuals/L{layer}.safetensors", sets)
 
 
-def _matrix(shards: Sequence[Path], column: str, sealed: pa.Array, d_model: int) -> np.ndarray:
+def _matrix(
+    shards: Sequence[Path], column: str, sealed: pa.Array | None, d_model: int
+) -> np.ndarray:
     """Return one set's residuals at one block, [prompts, d_model], without the sealed rows."""
     if not shards:
         return np.empty((0, d_model), dtype=np.float32)
     rows = pa.concat_tables([pq.read_table(shard, columns=["row_id", column]) for shard in shards])
-    open_rows = pc.invert(pc.is_in(rows["row_id"], value_set=sealed))
-    return as_matrix(rows.filter(open_rows)[column])
+    if sealed is not None:
+        rows = rows.filter(pc.invert(pc.is_in(rows["row_id"], value_set=sealed)))
+    return as_matrix(rows[column])
