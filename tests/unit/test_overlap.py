@@ -11,6 +11,7 @@ from test_index_chat import build as build_chat
 from igds.config.inputs import Source
 from igds.data.overlap import Overlap, check_overlap, row_words, word_runs
 from igds.data.templates import parse_template
+from igds.data.words import words_of
 
 WORDS = [f"word{number}" for number in range(40)]
 
@@ -163,3 +164,13 @@ def test_words_of_many_prompts_of_a_large_set_are_no_instruction(tmp_path: Path)
     prior, _ = make(tmp_path, "prior", [*rows, *filler(60, "prior")])
     pool, _ = make(tmp_path, "pool", [{"q": f"{passage} another"}, *filler(80, "pool")])
     assert [o.ngrams for o in check_overlap({"prior": prior, "pool": pool})] == [1]
+
+
+def test_words_of_scripts_that_join_or_compose_their_signs() -> None:
+    hindi = "हिन्दी में एक प्रश्न का उत्तर दीजिए"
+    assert words_of(hindi) == hindi.split()
+    assert words_of("café CAFE\u0301 m² ½") == ["café", "cafe\u0301", "m²", "½"]
+    assert words_of("他给了Ann两个，3.5个") == ["他", "给", "了", "ann", "两", "个", "3", "5", "个"]
+    shared = "小明有五个苹果，他给了小红两个"
+    assert set(word_runs(f"问：{shared}。")) & set(word_runs(f"{shared}，还剩几个？"))
+    assert not set(word_runs("小明有五个苹果，他给了")) & set(word_runs("小明有六个苹果，他给了"))

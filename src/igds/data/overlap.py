@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from igds.data.index import iter_index
 from igds.data.index_files import PROMPT_FIELDS
 from igds.data.messages import MESSAGES, split_turns, without_system
 from igds.data.templates import as_text
+from igds.data.words import words_of
 from igds.rows import Status
 
 N_WORDS = 13
@@ -29,7 +29,6 @@ _WORDING_ROWS, _WORDING_SHARE = 3, 0.1
 set's wording, as an instruction in every user turn, and says nothing about its rows."""
 _SHOWN = 60
 """Characters of a row's text that are shown of it."""
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +131,8 @@ def row_words(folder: Path, row_id: str) -> str:
 
 
 def word_runs(text: str) -> list[str]:
-    """Return the runs of 13 words of a text, in lower case; fewer words than 13 are one run."""
-    words = _WORD.findall(text.lower())
+    """Return the runs of 13 words of a text (see `words_of`); fewer words than 13 are one run."""
+    words = words_of(text)
     if len(words) < N_WORDS:
         return [" ".join(words)] if words else []
     return [" ".join(words[i : i + N_WORDS]) for i in range(len(words) - N_WORDS + 1)]

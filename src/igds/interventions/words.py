@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
+import regex
+
+from igds.data.words import SIGNS
 
 SMOOTHING = 5.0
 """Occurrences added to both sides, so that a rare word must rise by more to come first."""
@@ -16,9 +18,10 @@ LEAST = 5
 """Outputs, of both sides together, that must contain a word."""
 SHOWN = 30
 """Words kept of each feature and position."""
-_SIGNS = r"\u3040-\u30ff\u3400-\u9fff"
-WORD = re.compile(rf"[{_SIGNS}]|[^\W\d_{_SIGNS}]+(?:['’][^\W\d_{_SIGNS}]+)*")
-"""A run of letters, apostrophes within; each Chinese character or Japanese sign is a word."""
+_LETTERS = rf"[\p{{L}}\p{{M}}--[{SIGNS}]]+"
+WORD = regex.compile(rf"(?V1)[{SIGNS}]|{_LETTERS}(?:['’]{_LETTERS})*")
+"""A run of letters with their combining marks, apostrophes within; each Chinese character or
+Japanese sign is a word."""
 
 WORDS = pa.schema(
     {
