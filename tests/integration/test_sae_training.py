@@ -76,10 +76,19 @@ def test_trained_saes_are_written_measured_and_read_by_sae_lens(
         assert row["read_explained_variance"] < 1
         assert 0 <= row["dead_share"] <= row["read_dead_share"] <= 1
         stored = json.loads((folder / "cfg.json").read_text())["metadata"]
+        assert stored["prepend_bos"] is True  # the tiny tokenizer puts one before every text
         assert stored["training_text"][0]["license"] == "MIT"
     ranges = {"topk": (6, 6), "batchtopk": (3, 10), "matryoshka": (3, 10), "jumprelu": (1, 64)}
     low, high = ranges[architecture]
     assert all(low <= row["l0"] <= high for row in table)
+
+
+def test_read_sources_whose_prompts_are_all_too_long_are_refused_before_the_pass(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(RequestError, match="no prompt of rows is left to measure quality by"):
+        train_saes(prepare(tmp_path), ["--context", "5"])
+    assert not (tmp_path / "cache").exists()
 
 
 def test_same_settings_give_the_same_bytes(tmp_path: Path) -> None:

@@ -151,7 +151,8 @@ output: out
 cache: cache
 read_sources: [rows]
 sources:
-  - {name: rows, license: MIT, url: "https://example.org", path: rows.jsonl, tokens: 10}
+  - {name: rows, license: MIT, url: "https://example.org", path: rows.jsonl, tokens: 10,
+     templates: ["{text} A:"]}
 """
 
 
@@ -161,13 +162,22 @@ def test_settings_are_strict(tmp_path: Path) -> None:
     assert read_settings(path, ["--lr", "2e-4", "--layers", "[3, 4]"], SAETraining).layers == (3, 4)
     for line, message in {
         "d_seo: 5": "d_seo is not a setting; did you mean d_sae",
-        "read_weight: 0": "read_weight must be over 0, not 0",
+        "read_weight: 0": "read_weight must be at least 1, not 0",
+        "lr: .nan": "lr must be a finite number",
+        "max_norm: 0": "max_norm must be over 0",
+        "batch_tokens: 0": "batch_tokens must be at least 1",
         "architecture: gated": "expected one of topk, batchtopk, matryoshka, jumprelu",
         "l0: many": "expected a number",
     }.items():
         path.write_text(f"{SETTINGS}{line}\n")
         with pytest.raises(RequestError, match=message):
             read_settings(path, (), SAETraining)
+    path.write_text(SETTINGS.replace('["{text} A:"]', '["{text}"]'))
+    with pytest.raises(RequestError, match=r"first template of one of them must end in a cue"):
+        read_settings(path, (), SAETraining)
+    path.write_text(SETTINGS.replace("tokens: 10", "tokens: 10, passage_words: 0"))
+    with pytest.raises(RequestError, match="passage_words must be at least 1, not 0"):
+        read_settings(path, (), SAETraining)
     path.write_text(SETTINGS.replace("[rows]", "[others]"))
     with pytest.raises(RequestError, match=r"read_sources \['others'\]: name some of \['rows'\]"):
         read_settings(path, (), SAETraining)
@@ -179,3 +189,39 @@ def test_the_quickstart_settings_are_valid() -> None:
     assert all(one.url.startswith("https://") and one.license for one in config.sources)
     # Mathematical or not, rows are shown under the same cues.
     assert len({one.templates for one in config.sources}) == 3
+
+
+def test_a_template_that_ends_in_a_box_ends_in_a_cue(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", [{"text": "a"}])
+    (text,) = read(source("rows.jsonl", templates=("{text} \\boxed{}",)), tmp_path)
+    assert text.cue
+
+
+def test_blank_rows_are_no_text(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", [{"text": " "}, {"text": "a"}, {"text": ""}])
+    assert [decode(text) for text in read(source("rows.jsonl"), tmp_path)] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.jsonl", '{"text": "a"}\n{"text"', r"a\.jsonl, line 2 is not JSON"),
+        ("a.jsonl", "[1]\n", r"a\.jsonl, line 1 is no JSON object"),
+        ("a.csv", 'text\n"torn', r"a\.csv cannot be read: unexpected end of data"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(
+    tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(RequestError, match=said):
+        read(source(name), tmp_path)
+    if name.endswith(".jsonl"):
+        with pytest.raises(RequestError, match=said):
+            read_excluded([tmp_path / name])
+
+
+def test_a_cell_of_any_length_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"text\n{'x' * 200_000}\n")
+    (text,) = read(source("a.csv", tokens=300_000), tmp_path, context=300_000)
+    assert len(text.ids) == 200_000

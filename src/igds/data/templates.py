@@ -31,6 +31,11 @@ class Template:
         r"""Return what stands behind the last line break or place, as `Solution:`."""
         return _PLACE.split(self.text.rpartition("\n")[2])[-1].strip()
 
+    @property
+    def ends_in_place(self) -> bool:
+        """Return whether it ends in a place, so that its last token is another one in each row."""
+        return self.text.endswith("}") and bool(_PLACE.fullmatch(self.text, self.text.rindex("{")))
+
     def render(self, fields: Mapping[str, Any]) -> str:
         """Return the text with each place filled once: braces inside a value stay as they are.
 
@@ -64,7 +69,7 @@ def parse_template(text: str, *, user_turn: bool = False) -> Template:
             f"prompt template {shown} ends in white space: end it in its cue; the response begins "
             "with the space"
         )
-    if text.endswith("}") and _PLACE.fullmatch(text, text.rindex("{")):
+    if template.ends_in_place:
         raise RequestError(
             f"prompt template {shown} ends in a field: end it in a cue, as '\\nAnswer:', so that "
             "the read position is the same token in every row"

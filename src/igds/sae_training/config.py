@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from igds.config.checks import at_least, finite, not_empty
 from igds.config.inputs import Model
+from igds.data import templates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,13 +27,22 @@ class TextSource:
     """Tokens to take from this source; fewer when it has fewer."""
     templates: tuple[str, ...] = ("{text}",)
     """Forms in which a row is shown: each row in one of them, then in another while tokens are
-    left. The first is that of held-out rows."""
+    left. The first is that of held-out rows; that of a read source ends in a cue."""
     columns: dict[str, str] = field(default_factory=lambda: {"text": "text"})
     """Field of the templates -> column of the file; a number, from 0, for .tsv."""
     passage_words: int = 120
     """Words a passage of a .txt file."""
     encoding: str = "utf-8"
     """Character encoding of the files."""
+
+    def __post_init__(self) -> None:
+        """Refuse counts under 1 and a source without a form.
+
+        Raises:
+            ValueError: as said.
+        """
+        at_least(self, 1, "tokens", "passage_words")
+        not_empty(self, "templates")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,9 +118,18 @@ class SAETraining:
             raise ValueError("names of sources and layers must each be unique")
         if not self.layers or min(self.layers) < 0:
             raise ValueError("layers must name decoder blocks, from 0")
-        for name in ("d_sae", "l0", "context", "epochs", "batch", "lr", "read_weight", "holdout"):
+        at_least(self, 1, "d_sae", "context", "batch", "read_weight", "holdout")
+        at_least(self, 1, "batch_tokens", "threads")
+        finite(self, "l0", "epochs", "lr", "max_norm")
+        for name in ("l0", "epochs", "lr", "max_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be over 0, not {getattr(self, name)}")
+        read = [source for source in self.sources if source.name in self.read_sources]
+        if all(templates.Template(text=one.templates[0]).ends_in_place for one in read):
+            raise ValueError(
+                f"read_sources {[source.name for source in read]}: the first template of one of "
+                "them must end in a cue, as '{text}\\nAnswer:', where features are read"
+            )
         widths = self.matryoshka_widths
         if widths and self.architecture != "matryoshka":
             raise ValueError(f"matryoshka_widths are for matryoshka, not for {self.architecture}")

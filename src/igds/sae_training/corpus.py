@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from igds.data.templates import Template
+from igds.data.words import words_of
 from igds.errors import RequestError
 from igds.sae_training.config import TextSource
 
@@ -64,7 +66,7 @@ def read_texts(
         seed: root of the order.
 
     Raises:
-        RequestError: no file matches, or a row lacks a column.
+        RequestError: no file matches, one cannot be read, or a row lacks a column.
     """
     rows = {}
     for row in _rows(source, root):
@@ -92,13 +94,13 @@ def read_excluded(paths: Iterable[Path]) -> frozenset[bytes]:
     """Return the fingerprints of every row of JSONL files, wording of their sources left out.
 
     Raises:
-        RequestError: a file is missing.
+        RequestError: a file is missing, or a line of it is no JSON object.
     """
     whole: set[bytes] = set()
     parts: Counter[bytes] = Counter()
     for path in paths:
-        for line in _open(path, "utf-8").split("\n"):
-            for value in json.loads(line).values() if line else ():
+        for row in _jsonl(path, _open(path, "utf-8")):
+            for value in row.values():
                 first, *others = fingerprints(str(value)) or [b""]
                 whole.add(first)
                 parts.update(set(others))
@@ -110,10 +112,10 @@ def fingerprints(text: str) -> list[bytes]:
 
     Case, punctuation and white space do not count; nothing comes from a text under 3 words.
     """
-    words = _words(text)
+    words = words_of(text)
     if len(words) < 3:
         return []
-    lines = [_words(line) for line in text.split("\n")]
+    lines = [words_of(line) for line in text.split("\n")]
     runs = [words[at : at + _RUN_WORDS] for at in range(len(words) - _RUN_WORDS + 1)]
     return [_hash(" ".join(part)) for part in (words, *_long(lines), *runs)]
 
@@ -132,8 +134,9 @@ def _encoded(
 ) -> Iterator[Text]:
     """Yield rendered and tokenized rows, a block at a time."""
     pending: list[tuple[str, bool]] = []
-    for row, template in shown:
-        pending.append((Template(text=template).render(row), not template.endswith("}")))
+    for row, text in shown:
+        template = Template(text=text)
+        pending.append((template.render(row), not template.ends_in_place))
         if len(pending) == _ENCODE_ROWS:
             yield from _flush(source, pending, encode, context, held_out)
             pending.clear()
@@ -150,8 +153,8 @@ def _flush(
     if not pending:
         return
     for ids, (_, cue) in zip(encode([text for text, _ in pending]), pending, strict=True):
-        if len(ids) > context and cue:
-            continue  # Cut, it would end at another token than its cue.
+        if not ids or len(ids) > context and cue:
+            continue  # A blank row; and a prompt, cut, would end at another token than its cue.
         yield Text(source=source.name, ids=tuple(ids[:context]), cue=cue, held_out=held_out)
 
 
@@ -168,33 +171,46 @@ def _rows(source: TextSource, root: Path) -> Iterator[dict[str, str]]:
             continue
         if ending not in _READERS:
             raise RequestError(f"{path}: write .jsonl, .csv, .tsv, .txt or .eng, not {ending}")
-        for number, row in enumerate(_READERS[ending](text)):
+        for number, row in enumerate(_READERS[ending](path, text)):
             missing = [column for column in source.columns.values() if row.get(column) is None]
             if missing:
                 raise RequestError(f"{path}: row {number} has no column {missing[0]!r}")
             yield {name: _value(row[column]) for name, column in source.columns.items()}
 
 
-def _jsonl(text: str) -> Iterator[dict[str, Any]]:
-    return (json.loads(line) for line in text.split("\n") if line)
+def _jsonl(path: Path, text: str) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise RequestError(f"{path}, line {number} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise RequestError(f"{path}, line {number} is no JSON object")
+        yield row
 
 
-def _csv(text: str) -> Iterator[dict[str, Any]]:
-    return csv.DictReader(io.StringIO(text, newline=""))
+def _csv(path: Path, text: str) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(sys.maxsize)
+    try:
+        yield from csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    except csv.Error as error:
+        raise RequestError(f"{path} cannot be read: {error}") from error
 
 
-def _lines(text: str) -> Iterator[dict[str, Any]]:
+def _lines(_: Path, text: str) -> Iterator[dict[str, Any]]:
     return ({"text": line} for line in text.split("\n") if line.strip())
 
 
-def _tsv(text: str) -> Iterator[dict[str, Any]]:
+def _tsv(_: Path, text: str) -> Iterator[dict[str, Any]]:
     for line in text.split("\n"):
         if line:
             cells = line.replace("\\n", "\n").split("\t")
             yield {str(at): cell for at, cell in enumerate(cells)}
 
 
-_READERS: dict[str, Callable[[str], Iterator[dict[str, Any]]]] = {
+_READERS: dict[str, Callable[[Path, str], Iterator[dict[str, Any]]]] = {
     ".jsonl": _jsonl,
     ".csv": _csv,
     ".tsv": _tsv,
@@ -230,10 +246,6 @@ def _open(path: Path, encoding: str) -> str:
         raise RequestError(f"there is no {path}")
     data = path.read_bytes()
     return (gzip.decompress(data) if path.suffix == ".gz" else data).decode(encoding)
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
 
 
 def _hash(text: str) -> bytes:

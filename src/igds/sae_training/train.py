@@ -17,7 +17,7 @@ from torch import Tensor
 from igds.config.identity import digest, to_plain
 from igds.config.load import read_settings
 from igds.data.seeds import seeded_bits
-from igds.data.tokens import encode_prompts
+from igds.data.tokens import added_bos, encode_prompts
 from igds.errors import RequestError
 from igds.models.load import (
     ModelSpec,
@@ -198,6 +198,11 @@ def _read_corpus(config: SAETraining, base: Path, model: ModelSpec) -> list[Text
             context=config.context,
             seed=config.seed,
         )
+    if not any(text.held_out and text.cue and text.source in config.read_sources for text in texts):
+        raise RequestError(
+            f"no prompt of {', '.join(config.read_sources)} is left to measure quality by: all of "
+            f"its rows are excluded, blank, or longer than context, {config.context} tokens"
+        )
     return texts
 
 
@@ -303,7 +308,7 @@ def _metadata(config: SAETraining, model: ModelSpec) -> dict[str, Any]:
         "model_name": model.id,
         "model_revision": model.revision,
         "context_size": config.context,
-        "prepend_bos": False,
+        "prepend_bos": added_bos(load_tokenizer(model)) is not None,
         "training_architecture": config.architecture,
         "decoder": config.decoder,
         "training_text": [
