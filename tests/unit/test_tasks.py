@@ -32,6 +32,11 @@ GSM8K = "Natalia sold 48/2 = <<48/2=24>>24 clips.\nShe sold <<48+24=72>>72.\n###
         ("So it is \\boxed{\\frac{1}{2}}.\n", " So it is \\boxed{\\frac{1}{2}}."),
         ("C", " C"),
         (72.0, " 72"),
+        (
+            "Ann has 110.\n#### 110\nThe answer is: 110",
+            " Ann has 110.\n#### 110\nThe answer is: 110",
+        ),
+        ("#### Step 1\n1+1\n#### 2", " #### Step 1\n1+1\nThe final answer is \\boxed{2}."),
     ],
 )
 def test_math_responses(answer: str | float, response: str) -> None:
@@ -45,6 +50,7 @@ def test_math_responses(answer: str | float, response: str) -> None:
         ("C", "\\boxed{C}"),
         ("So \\boxed{5}", "So \\boxed{5}"),
         ("long " * 30 + "5", "long " * 30 + "5"),
+        ("#### Step 2\nSo 5", "#### Step 2\nSo 5"),
     ],
 )
 def test_math_gold_answers(answer: str, gold: str) -> None:
@@ -61,6 +67,7 @@ def test_math_gold_answers(answer: str, gold: str) -> None:
         ("48 + 24 = 72.\n#### 72\n", "72"),
         ("So \\boxed{1}\n#### 2", "1"),
         ("nothing after ####\n", None),
+        ("#### 72\nThat is all.", None),
     ],
 )
 def test_math_answer_span(response: str, answer: str | None) -> None:
@@ -72,12 +79,13 @@ def test_a_chat_row_is_judged_by_its_answer() -> None:
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": f" {GSM8K}\n"}]
     row = {"messages": turns}
     task = MathTask()
-    assert base.scored_row(task, row) == {"answer": GSM8K}
+    assert base.scored_row(task, row) == {"answer": GSM8K, **row}
     assert task.score(" \\boxed{72}", base.scored_row(task, row)) == 1.0
     assert task.score(" \\boxed{24}", base.scored_row(task, row)) == 0.0
-    assert base.scored_row(SummarizationTask(), row) == {"summary": GSM8K}
+    assert base.scored_row(SummarizationTask(), row) == {"summary": GSM8K, **row}
     assert base.scored_row(task, {"answer": "3"}) == {"answer": "3"}
-    assert base.scored_row(task, {"messages": turns[:1]}) == {"answer": ""}
+    asked = {"messages": turns[:1]}
+    assert base.scored_row(task, asked) == {"answer": "", **asked}
 
 
 def test_math_scores() -> None:
@@ -183,6 +191,29 @@ def test_task_from_the_config(metric: str, output: str, score: float) -> None:
 def test_task_from_the_config_with_mathematics() -> None:
     task = load_task(Task(name="sums", response=" \\boxed{{answer}}", metric="math"), HERE)
     assert task.score("\\boxed{4/2}", {"answer": 2}) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "wrong"),
+    [
+        ("C", "\\boxed{C}", "\\boxed{B}"),
+        ("x^2+1", "So \\boxed{1+x^2}.", "So \\boxed{x^2-1}."),
+        ("3\\sqrt{2}", "\\boxed{3\\sqrt{2}}", "\\boxed{3}"),
+        ("about 12 dollars", "\\boxed{12}", "\\boxed{11}"),
+        ("5 apples", "\\boxed{5}", "\\boxed{6}"),
+    ],
+)
+def test_a_bare_answer_is_compared_as_mathematics(answer: str, right: str, wrong: str) -> None:
+    task = load_task(Task(name="own", response=" {answer}", metric="math"), HERE)
+    assert [task.score(output, {"answer": answer}) for output in (right, wrong)] == [1.0, 0.0]
+
+
+def test_a_chat_row_of_a_configured_task_is_judged_by_its_last_turn() -> None:
+    response = " Because {reason}. It is {answer}."
+    task = load_task(Task(name="own", response=response, metric="exact_match"), HERE)
+    turns = [{"role": "user", "content": "France?"}, {"role": "assistant", "content": "Paris"}]
+    row = base.scored_row(task, {"messages": turns})
+    assert [task.score(output, row) for output in (" Paris\n", "It is Paris.")] == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from igds.config.inputs import Task
+from igds.config.inputs import Source, Task
+from igds.data.templates import Template
 from igds.errors import RequestError, WorkError
+from igds.evaluation.comet import check_comet
 from igds.tasks.comet import Translation, comet_scores
 from igds.tasks.machine_translation import bleu, chrf
 from igds.tasks.registry import load_task
+from igds.tasks.summarization import SummarizationTask
+from igds.tasks.translation import TranslationTask
 
 HERE = Path()
 ROWS = [
@@ -122,3 +126,16 @@ def test_comet_wants_rows_with_references() -> None:
     for rows in ([], [Translation(source="a", output="b", references=())]):
         with pytest.raises(ValueError, match="a reference for each"):
             comet_scores(Path("python"), rows)
+
+
+def test_comet_is_refused_before_any_work_where_no_source_is_named() -> None:
+    chrf_task, other = TranslationTask(), SummarizationTask()
+    template, rows = Template(text=TranslationTask.template), [Source(path="a.jsonl")]
+    check_comet(chrf_task, template, rows)
+    for task, text, sources in (
+        (other, template, rows),
+        (chrf_task, Template(text="{text}\nTranslation:"), rows),
+        (chrf_task, template, [Source(path="a.jsonl", messages="messages")]),
+    ):
+        with pytest.raises(RequestError, match="judges translations: it needs"):
+            check_comet(task, text, sources)

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
-from igds.data.templates import as_text
+from igds.config.inputs import Source
+from igds.data.templates import Template, as_text
 from igds.errors import RequestError
 from igds.evaluation.items import ITEMS
 from igds.tasks.base import Task, texts
 from igds.tasks.comet import CometScores, Translation, comet_scores
 from igds.tasks.translation import TranslationTask
 
+SOURCE = "source"
+"""The field that is translated."""
 
-def check_comet(task: Task) -> None:
+
+def check_comet(task: Task, template: Template, sources: Sequence[Source]) -> None:
     """Refuse COMET for what is no translation.
 
+    Args:
+        task: of the run.
+        template: its prompts'.
+        sources: of the held-out rows.
+
     Raises:
-        RequestError: the task is another one.
+        RequestError: the task is another one, or the rows do not say what is translated.
     """
-    if not isinstance(task, TranslationTask):
+    chat = any(source.messages is not None for source in sources)
+    if not isinstance(task, TranslationTask) or SOURCE not in template.fields or chat:
         raise RequestError(
-            "evaluate.comet_python judges translations: it needs task.name: translation, whose "
-            "rows have `source` and `target`"
+            "evaluate.comet_python judges translations: it needs task.name: translation, a "
+            "template with the place {source}, and rows of `source` and `target`, not of messages"
         )
 
 
@@ -48,7 +58,7 @@ def comet_items(
     for item, text in zip(outputs["item"].to_pylist(), outputs["text"].to_pylist(), strict=True):
         row = json.loads(fields[item])
         references = tuple(texts(row, "target"))
-        source = as_text(row["source"])
+        source = as_text(row[SOURCE])
         rows.append(Translation(source=source, output=text.strip(), references=references))
     found = comet_scores(python, rows, checkpoint=checkpoint, gpus=gpus)
     columns = {name: outputs[name] for name in ITEMS.names}

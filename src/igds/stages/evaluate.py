@@ -126,7 +126,7 @@ def check(context: Context) -> None:
     settings = context.config.evaluate
     assert settings is not None, "the pipeline checks only stages that have a section"
     if settings.comet_python is not None:
-        check_comet(context.task)
+        check_comet(context.task, context.template, context.config.data.test)
     if settings.lm_eval:
         need_package("lm_eval", "evaluate.lm_eval")
     if context.config.prompts.chat_template and (settings.template or settings.shots):

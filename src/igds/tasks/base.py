@@ -108,7 +108,7 @@ def scored_row(task: Task, row: Mapping[str, Any]) -> Mapping[str, Any]:
     if MESSAGES not in row or MESSAGES in task.fields:
         return row
     _, answer = split_turns(row[MESSAGES])
-    return dict.fromkeys(task.fields, answer or "")
+    return {**dict.fromkeys(task.fields, answer or ""), MESSAGES: row[MESSAGES]}
 
 
 @runtime_checkable

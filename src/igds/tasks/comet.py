@@ -13,8 +13,9 @@ from igds.errors import RequestError, WorkError
 from igds.tasks.comet_process import NO_COMET
 
 CHECKPOINT = "Unbabel/wmt22-comet-da"
-SECONDS = 3600.0
-"""Time for all rows, the download of the checkpoint included."""
+SECONDS, SECONDS_A_ROW = 3600.0, 10.0
+"""Time for the start, the download of the checkpoint included, and for each translation: a CPU
+scores one in a second or so."""
 _PROCESS = Path(__file__).with_name("comet_process.py")
 _LAST_LINES = 20
 
@@ -49,7 +50,7 @@ def comet_scores(
     *,
     checkpoint: str = CHECKPOINT,
     gpus: int = 0,
-    seconds: float = SECONDS,
+    seconds: float | None = None,
 ) -> CometScores:
     """Return the COMET scores of translations, computed by another Python.
 
@@ -58,7 +59,7 @@ def comet_scores(
         rows: the translations, at least one.
         checkpoint: COMET model: a name on the Hub, or a .ckpt file.
         gpus: how many GPUs it may use.
-        seconds: time limit.
+        seconds: time limit; an hour and 10 s a translation when None.
 
     Raises:
         RequestError: there is no such Python, or it has no unbabel-comet.
@@ -72,7 +73,7 @@ def comet_scores(
         # Isolated: neither this Python's PYTHONPATH nor the folder of the process, whose math.py
         # is not the standard library's, leads it to packages.
         command = [str(python), "-I", str(_PROCESS), str(output), checkpoint, str(gpus)]
-        _run(command, rows, seconds)
+        _run(command, rows, SECONDS + SECONDS_A_ROW * len(rows) if seconds is None else seconds)
         facts, *scores = map(json.loads, output.read_text("utf-8").strip().split("\n"))
     if len(scores) != len(rows):
         raise WorkError(f"COMET gave {len(scores)} scores for {len(rows)} translations")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,14 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from igds.data.messages import MESSAGES, split_turns
 from igds.data.templates import Template
 from igds.errors import RequestError
 from igds.tasks.grading import Grader
 from igds.tasks.machine_translation import bleu, chrf
+from igds.tasks.math import gold_answer
 from igds.tasks.rouge import rouge
 
 Metric = Callable[[str, str], float]
 """Output and reference -> task score, 0-1."""
+_PROSE = re.compile(r"(?<!\\)\b[A-Za-z]{3,}\b")
+"""A word, not a command of LaTeX: in a gold response of words math-verify finds the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +51,9 @@ class ConfiguredTask:
         return self.gold.render(row)
 
     def score(self, output: str, row: Mapping[str, Any]) -> float:
-        """Return the metric of the output against the gold response."""
+        """Return the metric of the output against the gold response, a chat row's last turn."""
+        if MESSAGES in row and MESSAGES not in self.fields:
+            return self.metric(output, (split_turns(row[MESSAGES])[1] or "").strip())
         return self.metric(output, self.response(row).strip())
 
 
@@ -73,13 +80,18 @@ def metrics_by_name() -> dict[str, Metric]:
     grader = Grader()
     return {
         "exact_match": lambda output, gold: float(output.split() == gold.split()),
-        "math": lambda output, gold: float(grader.equal(gold, output)),
+        "math": lambda output, gold: float(grader.equal(_final_answer(gold), output)),
         "rouge1": lambda output, gold: rouge(output, [gold])["1"],
         "rouge2": lambda output, gold: rouge(output, [gold])["2"],
         "rougeL": lambda output, gold: rouge(output, [gold])["L"],
         "chrf": lambda output, gold: chrf(output.strip(), [gold]),
         "bleu": lambda output, gold: bleu(output.strip(), [gold]),
     }
+
+
+def _final_answer(gold: str) -> str:
+    """Return a gold response as math-verify reads it: boxed where it is a bare answer."""
+    return gold if _PROSE.search(gold) else gold_answer(gold)
 
 
 def import_class(path: str, base: Path) -> type:

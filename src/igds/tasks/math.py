@@ -10,6 +10,8 @@ from igds.data.templates import as_text
 from igds.tasks.grading import Grader
 
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
+_FINAL = re.compile(r"####[ \t]*([^#\s][^\n]*?)\s*\Z")
+"""GSM8K's mark and the final answer, in the last line; elsewhere `####` is a heading."""
 _SHORT = 100
 
 
@@ -41,7 +43,7 @@ class MathTask:
         return " " + f"{solution}\nThe final answer is \\boxed{{{final}}}.".lstrip()
 
     def answer_span(self, response: str) -> tuple[int, int] | None:
-        """Return where the content of the last box stands, or what follows the last `####`."""
+        """Return where the content of the last box stands, or what follows `####` at the end."""
         return last_boxed(response) or _after_mark(response)
 
     def score(self, output: str, row: Mapping[str, Any]) -> float:
@@ -54,10 +56,10 @@ class MathTask:
 
 
 def split_answer(answer: str) -> tuple[str, str | None]:
-    """Return the solution and the final answer after `####`, None where there is no `####`."""
+    """Return the solution and the final answer, which is None without a last line of `####`."""
     text = _CALCULATOR_MARK.sub("", answer).strip()
-    solution, mark, final = text.rpartition("####")
-    return (solution.strip(), final.strip()) if mark else (text, None)
+    mark = _FINAL.search(text)
+    return (text[: mark.start()].strip(), mark[1]) if mark else (text, None)
 
 
 def last_boxed(text: str) -> tuple[int, int] | None:
@@ -74,15 +76,15 @@ def last_boxed(text: str) -> tuple[int, int] | None:
 
 
 def _after_mark(text: str) -> tuple[int, int] | None:
-    """Return (start, stop) of the text after the last `####`, None without any."""
-    before, mark, final = text.rpartition("####")
-    start = len(before) + len(mark) + len(final) - len(final.lstrip())
-    return (start, start + len(final.strip())) if mark and final.strip() else None
+    """Return (start, stop) of what follows `####` in the last line, None without any."""
+    mark = _FINAL.search(text)
+    return mark.span(1) if mark else None
 
 
 def gold_answer(answer: str) -> str:
     """Return a text whose final answer math-verify finds, boxed where it is the answer alone."""
     solution, final = split_answer(answer)
-    if final is None and ("\\boxed" in solution or len(solution) > _SHORT):
+    whole = "\\boxed" in solution or "\n" in solution or len(solution) > _SHORT
+    if final is None and whole:
         return solution
     return f"\\boxed{{{solution if final is None else final}}}"
