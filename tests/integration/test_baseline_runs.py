@@ -13,6 +13,7 @@ from tests.helpers import tiny_model, tiny_tokenizer
 from tests.tiny_project import run, write_rows
 
 import igds
+from igds.cli.explain import row_facts, row_of_rank
 from igds.config.scoring import METHODS
 from igds.data.index import load_index
 from igds.errors import RequestError
@@ -236,6 +237,9 @@ def test_a_selection_by_strata_and_random_rows_like_it(everything, tmp_path):
         found = run(project, *settings, "--select.method", draw).selection
         assert found["selected"].to_pylist().count(True) == 15
         selections.append(found["selected"].to_pylist())
+        best = row_of_rank(project / "runs" / "tiny", 1)
+        facts = row_facts(project / "runs" / "tiny", best)
+        assert any(name.startswith("igds L") for name in facts) and facts["selected"]
     assert selections[0] != selections[1]
     with pytest.raises(RequestError, match="no row of the pool has the column 'topic'"):
         run(project, *settings, "--select.stratify", "topic")
@@ -268,3 +272,25 @@ def test_another_marker_is_another_scoring(everything, tmp_path):
     with pytest.raises(RequestError, match="score/ifd was made by other settings"):
         run(project, "--score.methods", "[igds, ifd]", "--score.marker", "Answer:")
     run(project, "--score.methods", "[igds, loss]", "--score.marker", "Answer:")
+
+
+def test_copies_of_a_row_come_behind_all_rows_of_a_ranking(finished, tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(finished, project)
+    lines = (project / "pool.jsonl").read_text().splitlines()
+    # Each kind has 15 rows; those of the first kind stand three times, the copies first and last.
+    rows = [{**json.loads(line), "kind": f"{place // 15}"} for place, line in enumerate(lines)]
+    write_rows(project / "pool.jsonl", [*rows[:15], *rows, *rows[:15]])
+    shutil.rmtree(project / "runs")
+    options = (*("--score.methods", "[igds, zip, random-balanced]"), *ZIP)
+    options += ("--score.balance", "kind", "--select.budget.rows", "20")
+    for method in ("zip", "random-balanced"):
+        result = run(project, *options, "--select.method", method)
+        order = raw(project, method, ORDER)
+        first = np.r_[0:15, 30:75]  # of equal rows the first one is kept
+        assert sorted(order[first]) == list(range(1, 61))
+        assert sorted(order) == list(range(1, 91))
+        chosen = result.selection["selected"].to_numpy()
+        assert (np.flatnonzero(chosen) == np.flatnonzero(order <= 20)).all()
+    kinds = [[*rows[:15], *rows, *rows[:15]][place]["kind"] for place in np.flatnonzero(chosen)]
+    assert sorted(kinds) == sorted(["0", "1", "2", "3"] * 5)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ from igds.selection.showcase import showcase
 from igds.selection.strata import numbered, shares, tenths
 from igds.selection.tables import (
     prompt_numbers,
+    read_pool_scores,
     selection_summary,
     selection_table,
     tie_breaks,
@@ -237,6 +240,32 @@ def test_the_showcase_is_best_worst_and_around_the_cut_without_repeats():
     assert [k for k, v in groups.items() if v == "worst"] == ["r3", "r2", "r1", "r0"]
     small = showcase(table.slice(0, 3), 4)
     assert sorted(small["row_id"].to_pylist()) == ["r0", "r1", "r2"]
+
+
+def test_with_strata_rows_around_the_cut_are_those_of_each_stratum():
+    scores = np.array([20.0, 19, 18, 17, 16, 15, 4, 3, 2, 1])
+    strata = np.array([0] * 6 + [1] * 4)
+    ids = pa.chunked_array([[f"r{place}" for place in range(10)]])
+    table = selection_table(ids, scores, pick(scores, Budget(rows=5), strata=strata))
+    kept = [row["row_id"] for row in table.to_pylist() if row["selected"]]
+    assert kept == ["r0", "r1", "r2", "r6", "r7"]
+    shown = showcase(table, 2).to_pylist()
+    assert [row["row_id"] for row in shown if row["group"] == "borderline"] == ["r3", "r7"]
+
+
+def test_a_token_budget_under_each_stratums_best_row_names_the_parts():
+    scores, strata = np.arange(8, dtype=np.float64), np.arange(8) // 2
+    tokens = np.full(8, 10)
+    with pytest.raises(RequestError, match="tokens is 20, at most 5 for one of 4 strata"):
+        pick(scores, Budget(tokens=20), strata=strata, tokens=tokens)
+
+
+def test_shards_are_read_by_their_numbers(tmp_path):
+    numbers = [0, 9, 10, 99_999, 100_000, 100_001]
+    for number in reversed(numbers):
+        pq.write_table(pa.table({"x": [float(number)]}), tmp_path / f"shard-{number:05d}.parquet")
+    (tmp_path / "method.json").write_text(json.dumps({"weights": {"x": 2.0}, "offset": 1.0}))
+    assert read_pool_scores(tmp_path).tolist() == [1 + 2.0 * number for number in numbers]
 
 
 def test_a_budget_is_shared_over_strata_by_largest_remainder():

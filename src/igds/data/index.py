@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from igds.config.inputs import Source
@@ -105,7 +106,8 @@ def build_index(
         require_response=require_response,
         chat=replace(chat, cue=None) if chat and other_templates else chat,
     )
-    block = _Block(rendering, tokenizer, train_tokenizer, max_prompt_tokens, fit_response, RowIds())
+    ids = RowIds(mixed=len({source.id_column is None for source in sources}) > 1)
+    block = _Block(rendering, tokenizer, train_tokenizer, max_prompt_tokens, fit_response, ids)
     total = Counter[str]()
     source_rows: list[int] = []
     tokens = 0
@@ -180,11 +182,14 @@ def _with_neutral_columns(source: Source, prompt_fields: Sequence[str]) -> Sourc
     return replace(source, columns={**source.columns, prompt_fields[0]: "text"})
 
 
-def load_index(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return an index, or some of its columns, as one table in row order."""
+def load_index(
+    folder: Path, columns: Sequence[str] | None = None, row_ids: Sequence[str] | None = None
+) -> pa.Table:
+    """Return an index, or some of its columns or named rows, as one table in row order."""
     wanted = None if columns is None else list(columns)
+    named = None if row_ids is None else pc.field("row_id").isin(pa.array(row_ids, pa.string()))
     files = sorted(folder.glob("rows-*.parquet"))
-    return pa.concat_tables([pq.read_table(file, columns=wanted) for file in files])
+    return pa.concat_tables([pq.read_table(file, columns=wanted, filters=named) for file in files])
 
 
 def iter_index(folder: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

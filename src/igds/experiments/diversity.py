@@ -7,9 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from igds.data.index import load_index
 
 
@@ -20,8 +17,7 @@ def diversity(index: Path, row_ids: Sequence[str]) -> dict[str, float]:
     `distinct_1` to `distinct_3`: share of the runs of 1 to 3 words of prompts and responses, in
     lower case, that are different ones; it falls with the number of rows, so compare equal ones.
     """
-    table = load_index(index, ["row_id", "source", "prompt", "response"])
-    table = table.filter(pc.is_in(table["row_id"], value_set=pa.array(row_ids, pa.string())))
+    table = load_index(index, ["row_id", "source", "prompt", "response"], row_ids)
     texts = [
         " ".join(part for part in row if part is not None).lower().split()
         for row in zip(table["prompt"].to_pylist(), table["response"].to_pylist(), strict=True)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from igds.errors import RequestError
 from igds.methods.base import Reading
 from igds.stats.auroc import auroc
 
@@ -34,7 +35,12 @@ def best_layer(residuals: Mapping[int, Mapping[str, np.ndarray]]) -> int:
 
     Fitted on the prior prompts and every second control prompt; judged by AUROC on validation
     prompts and the other control prompts. Ties go to the earlier block.
+
+    Raises:
+        RequestError: there are under two control prompts.
     """
+    if any(len(sets["control_task_template"]) < 2 for sets in residuals.values()):
+        raise RequestError("cosine-best fits and then judges: data.control needs two usable rows")
 
     def judged(layer: int) -> float:
         sets = {name: torch.from_numpy(array) for name, array in residuals[layer].items()}

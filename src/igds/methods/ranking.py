@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int
 
 from igds.data.columns import column_values
-from igds.data.index import load_index
+from igds.data.equals import first_of_equals
+from igds.data.index import iter_index, load_index
 from igds.data.seeds import seeded_bits
 from igds.errors import RequestError
 from igds.methods.base import ORDER, STATUS, MethodSpec, PoolRanker
@@ -24,6 +24,7 @@ from igds.methods.simple import BalancedRanker
 from igds.methods.zip import ZipRanker
 from igds.reading.work import as_matrix
 from igds.rows import NoScore, Status
+from igds.runs.files import shard_files
 
 EMBEDDINGS = "embeddings"
 """Folder of the shards that a ranker starts from: the pool's, and the prior prompts'."""
@@ -39,7 +40,9 @@ class Ranking:
     ranker: PoolRanker
     """Its places count among `rows`."""
     rows: Int[np.ndarray, " ranked"]
-    """Places in the pool; by a seeded hash, so that equal rows are in no order of the pool's."""
+    """Places in the pool; by a seeded hash, so that rows are in no order of the pool's."""
+    copies: Int[np.ndarray, " copies"]
+    """Places of rows that equal an earlier one: they come behind all others."""
     row_ids: pa.ChunkedArray
     """Of the whole pool."""
     status: list[str]
@@ -57,9 +60,12 @@ class Ranking:
             save(current)
             order = current[ORDER]
         # A row that the order names again stands where it was named first.
-        ranked, first = np.unique(self.rows[order], return_index=True)
+        named, first = np.unique(self.rows[order], return_index=True)
+        ranked = named[np.argsort(first)]
+        if len(ranked) == len(self.rows):
+            ranked = np.concatenate([ranked, self.copies])
         places = np.zeros(len(self.row_ids), dtype=np.int64)
-        places[ranked[np.argsort(first)]] = np.arange(1, len(ranked) + 1)
+        places[ranked] = np.arange(1, len(ranked) + 1)
         reached = places > 0
         status = np.array(self.status, dtype=object)
         status[~reached & (status == Status.OK)] = NoScore.NOT_REACHED
@@ -87,16 +93,20 @@ def make_ranking(
     Raises:
         RequestError: no row can be ranked, or see the rankers.
     """
-    found = load_index(index, ["row_id", "status"])
+    found = load_index(index, ["row_id", "status", "content_hash"])
     status = found["status"].to_pylist()
     if spec.ranker == "rds":
         status = pq.read_table(_shards(folder, "shard"), columns=[STATUS])[STATUS].to_pylist()
-    rows = _shuffled(found["row_id"], np.array(status, dtype=object) == Status.OK, seed)
+    usable = np.array(status, dtype=object) == Status.OK
+    first = first_of_equals(found["content_hash"])
+    rows, copies = (_shuffled(found["row_id"], usable & one, seed) for one in (first, ~first))
+    if spec.ranking.get("mode") == "authors":  # whose code ranks copies as it does all rows
+        rows, copies = np.concatenate([rows, copies]), copies[:0]
     if not len(rows):
         raise RequestError(f"{spec.name}: no row of the pool can be ranked")
     given = _Given(ranking=spec.ranking, index=index, folder=folder, rows=rows, threads=threads)
     ranker = RANKERS[spec.ranker](given)
-    return Ranking(ranker=ranker, rows=rows, row_ids=found["row_id"], status=status)
+    return Ranking(ranker=ranker, rows=rows, copies=copies, row_ids=found["row_id"], status=status)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,14 +129,19 @@ def _shuffled(row_ids: pa.ChunkedArray, usable: np.ndarray, seed: int) -> np.nda
 
 
 def _zip(given: _Given) -> ZipRanker:
-    rows = pa.array(given.rows)
-    if given.ranking["mode"] == "authors":
-        originals = load_index(given.index, ["original"])["original"].take(rows)
-        texts = [repr(json.loads(original)).encode() for original in originals.to_pylist()]
-    else:
-        found = load_index(given.index, ["prompt", "response"]).take(rows)
-        whole = pc.binary_join_element_wise(found["prompt"], found["response"].fill_null(""), "")
-        texts = [text.encode() for text in whole.to_pylist()]
+    authors = given.ranking["mode"] == "authors"
+    columns = ["original"] if authors else ["prompt", "response"]
+    wanted = set(given.rows.tolist())
+    text_of: dict[int, bytes] = {}
+    place = 0
+    # Row by row: pyarrow takes no rows out of a text column of over 2 GB.
+    for batch in iter_index(given.index, columns):
+        for cells in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            if place in wanted:
+                text = repr(json.loads(cells[0])) if authors else "".join(filter(None, cells))
+                text_of[place] = text.encode()
+            place += 1
+    texts = [text_of.pop(row) for row in given.rows.tolist()]
     limit = given.ranking["rows"] or len(texts)
     return ZipRanker(texts, **{**given.ranking, "rows": limit}, threads=given.threads)
 
@@ -178,7 +193,7 @@ def _embeddings(folder: Path, kind: str) -> pa.ChunkedArray:
 
 
 def _shards(folder: Path, kind: str) -> Sequence[Path]:
-    return sorted((folder / EMBEDDINGS).glob(f"{kind}-*.parquet"))
+    return shard_files(folder / EMBEDDINGS, kind)
 
 
 RANKERS: Mapping[str, Callable[[_Given], PoolRanker]] = {

@@ -69,3 +69,8 @@ def read_json(path: Path) -> Any | None:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+
+
+def shard_files(folder: Path, kind: str = "shard") -> list[Path]:
+    """Return the files `<kind>-<number>.parquet` of a folder by their numbers, of any length."""
+    return sorted(folder.glob(f"{kind}-*.parquet"), key=lambda path: (len(path.name), path.name))

@@ -148,7 +148,9 @@ def _groups(
     """Return the rows of each stratum, best first."""
     if strata is None:
         return [eligible]
-    return [eligible[strata[eligible] == one] for one in np.unique(strata[eligible])]
+    numbers = strata[eligible]
+    order = np.argsort(numbers, kind="stable")
+    return np.split(eligible[order], np.flatnonzero(np.diff(numbers[order])) + 1)
 
 
 def _taken(
@@ -166,9 +168,11 @@ def _taken(
     limits = shares(total, np.array([int(cost[group].sum()) for group in groups])).tolist()
     best = [int(cost[group[0]]) for group in groups]
     if all(one > limit for one, limit in zip(best, limits, strict=True)):
+        strata = len(groups)
+        part = f", at most {max(limits)} for one of {strata} strata" if strata > 1 else ""
         raise RequestError(
-            f"select.budget.tokens is {total}, but the best row alone has {min(best)} tokens: "
-            "raise the budget"
+            f"select.budget.tokens is {total}{part}, but the best row alone has {min(best)} "
+            "tokens: raise the budget"
         )
     return [
         diversity.take(group, cost, limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -13,8 +14,8 @@ GROUPS = ("best", "borderline", "worst")
 def showcase(selection: pa.Table, rows: int) -> pa.Table:
     """Return row_id and group of the best, borderline and worst rows, `rows` each, none twice.
 
-    Borderline rows are those around the cut: the last that were selected and the first that were
-    not. Rows that could not be chosen are left out.
+    Borderline rows are those around the cut: the last by rank that were selected and the first
+    that were not. Rows that could not be chosen are left out.
 
     Args:
         selection: `select/selection.parquet`.
@@ -24,12 +25,14 @@ def showcase(selection: pa.Table, rows: int) -> pa.Table:
     left_out = pc.is_in(scored["reason"], value_set=pa.array(LEFT_OUT))
     scored = scored.filter(pc.invert(left_out)).sort_by("rank")
     total = len(scored)
-    cut = pc.sum(scored["selected"]).as_py() or 0
-    start = min(max(cut - rows // 2 - rows % 2, 0), max(total - rows, 0))
+    kept = scored["selected"].to_numpy()
+    # With strata the selection does not follow the rank: kept rows stand behind rows left out.
+    around = np.concatenate([np.flatnonzero(kept), np.flatnonzero(~kept)])
+    start = min(max(int(kept.sum()) - rows // 2 - rows % 2, 0), max(total - rows, 0))
     wanted = {
         "best": range(min(rows, total)),
         "worst": range(max(total - rows, 0), total),
-        "borderline": range(start, min(start + rows, total)),
+        "borderline": around[start : start + rows].tolist(),
     }
     group_of: dict[int, str] = {}
     for group, places in wanted.items():

@@ -38,8 +38,9 @@ def tenths(
 
 
 def numbered(values: Sequence[str]) -> Int[np.ndarray, " rows"]:
-    """Return a number for each row's value, the same for equal values."""
-    return np.unique(np.array(values), return_inverse=True)[1]
+    """Return a number for each row's value, the same for equal values, in their order."""
+    number = {value: place for place, value in enumerate(sorted(set(values)))}
+    return np.fromiter((number[value] for value in values), dtype=np.int64, count=len(values))
 
 
 def shares(budget: int, sizes: Int[np.ndarray, " strata"]) -> Int[np.ndarray, " strata"]:

@@ -14,7 +14,9 @@ from jaxtyping import Bool, Float, Int, UInt64
 
 from igds.config.identity import to_plain
 from igds.config.scoring import RANDOM_MATCHED, Select
+from igds.data.equals import first_of_equals, hash_numbers
 from igds.data.seeds import seeded_bits
+from igds.runs.files import shard_files
 from igds.selection.budgets import Selection
 from igds.stats.rank import spearman
 
@@ -27,8 +29,7 @@ def read_pool_scores(folder: Path) -> Float[np.ndarray, " rows"]:
     """
     method = json.loads((folder / "method.json").read_text())
     weights = method["weights"]
-    shards = sorted(folder.glob("shard-*.parquet"))
-    table = ds.dataset(shards).to_table(columns=list(weights))
+    table = ds.dataset(shard_files(folder)).to_table(columns=list(weights))
     columns = {name: table[name].to_numpy() for name in weights}
     total = np.full(len(table), method["offset"])
     for name, weight in weights.items():
@@ -48,15 +49,12 @@ def unique_mask(rows: pa.Table, unique: str) -> Bool[np.ndarray, " rows"]:
     """Return which rows may be chosen: all, or with `row` the first of equal content."""
     if unique == "none":
         return np.ones(len(rows), dtype=bool)
-    mask = np.zeros(len(rows), dtype=bool)
-    mask[np.unique(_hashes(rows["content_hash"]), return_index=True)[1]] = True
-    return mask
+    return first_of_equals(rows["content_hash"])
 
 
 def prompt_numbers(rows: pa.Table) -> Int[np.ndarray, " rows"]:
     """Return a number for each row's prompt, the same for equal prompts."""
-    hashes = rows["prompt_hash"].fill_null("0" * 32)
-    return np.unique(_hashes(hashes), return_inverse=True)[1]
+    return hash_numbers(rows["prompt_hash"].fill_null("0" * 32))
 
 
 def selection_table(
@@ -119,15 +117,3 @@ def _length_correlation(
     if len(np.unique(lengths)) < 2 or len(np.unique(scores[scored])) < 2:
         return None
     return float(spearman(scores[scored], lengths))
-
-
-def _hashes(column: pa.ChunkedArray) -> np.ndarray:
-    """Return hashes of 32 hex digits as fixed-width bytes: half of a hash table's memory."""
-    return np.frombuffer(b"".join(map(_text_bytes, column.chunks)), dtype="S32")
-
-
-def _text_bytes(chunk: pa.StringArray) -> memoryview:
-    """Return the bytes of a chunk's texts, one after the other."""
-    _, offsets, data = chunk.buffers()
-    ends = np.frombuffer(offsets, dtype=np.int32)[[chunk.offset, chunk.offset + len(chunk)]]
-    return memoryview(data)[ends[0] : ends[1]]

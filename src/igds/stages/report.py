@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from igds.config.identity import digest
@@ -48,13 +47,13 @@ def _token_activations(context: Context, stage: Stage, rows: int) -> pa.Table:
     """Return the activation of each task feature at each token of the rows shown."""
     selection = pq.read_table(context.run.path / "select" / "selection.parquet")
     shown = showcase(selection, rows)
-    index = load_index(context.run.path / "index", ["row_id", "prompt_ids"])
-    index = index.filter(pc.is_in(index["row_id"], value_set=shown["row_id"].combine_chunks()))
+    ids = shown["row_id"].to_pylist()
+    index = load_index(context.run.path / "index", ["row_id", "prompt_ids"], ids)
     prompts = dict(zip(*(column.to_pylist() for column in index.columns), strict=True))
     shard = {
-        "row_id": shown["row_id"].to_pylist(),
+        "row_id": ids,
         "group": shown["group"].to_pylist(),
-        "prompt_ids": [prompts[row_id] for row_id in shown["row_id"].to_pylist()],
+        "prompt_ids": [prompts[row_id] for row_id in ids],
     }
     features = context.task_features
     results: list[pa.Table] = []
