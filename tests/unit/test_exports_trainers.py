@@ -21,7 +21,7 @@ from test_index_chat import chats
 from igds.data.index_files import INDEX_SCHEMA, IndexWriter
 from igds.errors import RequestError
 from igds.exports.rows import Chosen
-from igds.exports.run import export_run
+from igds.exports.run import export_run, stamp
 from igds.exports.trl import write_trl
 from igds.rows import canonical
 from igds.runs.folder import RunFolder
@@ -231,6 +231,28 @@ def test_scores_stand_beside_in_the_same_order(tmp_path: Path, form: Any, order:
         )
 
 
+def test_llamafactory_says_that_raw_prompts_lose_their_bos(tmp_path: Path) -> None:
+    run = raw_run(tmp_path)
+    for bos, said in (("<bos>", True), (None, False)):
+        (run.path / "index" / "summary.json").write_text(json.dumps({"raw_bos": bos}))
+        notes = " ".join(export_run(run, tmp_path / "out.jsonl", "llamafactory", "pool"))
+        assert ("puts no <bos> before a prompt; scoring had one" in notes) == said
+
+
+@pytest.mark.parametrize(
+    ("method", "stamped"), [("random-matched-2", True), ("probe", True), ("random", False)]
+)
+def test_the_stamp_is_of_selections_made_from_features(
+    tmp_path: Path, method: str, stamped: bool
+) -> None:
+    run = raw_run(tmp_path)
+    (run.path / "select" / "summary.json").write_text(json.dumps({"method": method}))
+    (run.path / "intervene").mkdir()
+    outcome = run.path / "intervene" / "task_features.json"
+    outcome.write_text('{"outcome": "unconfirmed", "reason": "no test exists yet"}')
+    assert (stamp(run) is not None) == stamped
+
+
 @pytest.mark.parametrize("form", ["jsonl", "parquet", "trl", "llamafactory", "axolotl"])
 def test_the_stamp_reaches_every_format(tmp_path: Path, form: Any) -> None:
     run, notice = raw_run(tmp_path), tmp_path / "out.UNCONFIRMED.txt"
@@ -258,12 +280,12 @@ def test_the_stamp_says_that_s3_was_read_before(tmp_path: Path) -> None:
     outcome.parent.mkdir()
     for word, notice in zip(("unconfirmed", "confirmed"), notices, strict=True):
         outcome.write_text(json.dumps({**found, "outcome": word}))
-        stamp = export_run(run, path, "jsonl", "pool")[-1]
-        assert "S3 was read 2 times" in stamp and "run old" in stamp
-        assert notice.read_text() == stamp + "\n"
-        assert ("UNCONFIRMED" in stamp) == (word == "unconfirmed")
+        said = export_run(run, path, "jsonl", "pool")[-1]
+        assert "S3 was read 2 times" in said and "run old" in said
+        assert notice.read_text() == said + "\n"
+        assert ("UNCONFIRMED" in said) == (word == "unconfirmed")
         facts = pq.read_schema(tmp_path / "out.scores.parquet").metadata[b"igds"]
-        assert json.loads(facts)["stamp"] == stamp
+        assert json.loads(facts)["stamp"] == said
         assert [one.exists() for one in notices] == [one == notice for one in notices]
     outcome.write_text('{"outcome": "confirmed", "reason": "passed"}')
     export_run(run, path, "jsonl", "pool")

@@ -62,14 +62,6 @@ def print_end(run: Path, started: float) -> None:
     print(f"run: {run}")
 
 
-def print_doubt(run: Path) -> None:
-    """Print a line when no feature behind a run's selection is confirmed."""
-    from igds.runs.folder import RunFolder
-
-    if RunFolder(run).manifest().get("outcome") == "UNCONFIRMED":
-        print("UNCONFIRMED: no feature behind this selection is confirmed")
-
-
 def shown(value: object) -> str:
     """Return a value as people read it: absent as a dash, floats with four digits."""
     if value is None:

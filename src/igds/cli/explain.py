@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tyro.conf import Positional
 
-from igds.cli.command import print_doubt, shown
+from igds.cli.command import shown
+from igds.config.scoring import scored_by
 from igds.errors import RequestError
 
 if TYPE_CHECKING:
@@ -48,7 +49,11 @@ class Explain:
             print(f"{name}: {shown(value)}")
         for name, text in texts.items():
             print(f"{name}:\n{text}" if text is not None else f"{name}: -")
-        print_doubt(self.run)
+        from igds.exports.run import stamp
+        from igds.runs.folder import RunFolder
+
+        if said := stamp(RunFolder(self.run)):
+            print(said)
 
 
 def whole_id(run: Path, start: str) -> str:
@@ -107,8 +112,9 @@ def row_facts(run: Path, row_id: str) -> dict[str, Any]:
             f"cut {shown(summary['cut'])})"
         )
     method = summary["method"]
-    raw = _one(run / "score" / method, "shard-*.parquet", row_id, None) or {}
-    features = {f"{method} {name}": value for name, value in raw.items() if name not in row}
+    scorer = scored_by(method)
+    raw = _one(run / "score" / scorer, "shard-*.parquet", row_id, None) or {}
+    features = {f"{scorer} {name}": value for name, value in raw.items() if name not in row}
     return {**row, **chosen, **features}
 
 

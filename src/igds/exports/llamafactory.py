@@ -60,6 +60,11 @@ def write_llamafactory(path: Path, rows: Chosen) -> list[str]:
     return notes
 
 
+def without_bos(bos: str | None) -> list[str]:
+    """Return what to know of a BOS that raw prompts had when they were scored; None is none."""
+    return [f"template: empty puts no {bos} before a prompt; scoring had one"] if bos else []
+
+
 def _read_info(path: Path) -> dict[str, Any]:
     try:
         known = json.loads(path.read_bytes())

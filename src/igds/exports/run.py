@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from igds.config.scoring import USE_FEATURES
+from igds.config.scoring import selects_by_features
 from igds.errors import RequestError
 from igds.exports.axolotl import write_axolotl
 from igds.exports.formats import Format, Order
 from igds.exports.jsonl import write_jsonl
-from igds.exports.llamafactory import write_llamafactory
+from igds.exports.llamafactory import without_bos, write_llamafactory
 from igds.exports.parquet import write_parquet
 from igds.exports.rows import Chosen
 from igds.exports.trl import write_trl
@@ -34,9 +34,6 @@ _WRITERS: Mapping[str, tuple[str, Callable[[Path, Chosen], list[str]]]] = Mappin
     }
 )
 """Format -> ending of its file, and what writes it and returns notes for the user."""
-
-_AS_READ: Collection[Format] = ("llamafactory",)
-"""Formats whose trainer puts no token before a prompt: LLaMA-Factory with `template: empty`."""
 
 UNCONFIRMED = "UNCONFIRMED"
 REREAD = "S3-READ-AGAIN"
@@ -65,36 +62,34 @@ def export_run(folder: RunFolder, path: Path, form: Format, order: Order) -> lis
         raise RequestError(f"{path.parent} is not a folder")
     selection = folder.table("select/selection.parquet")
     rank = selection["rank"].fill_null(0).to_numpy() if order == "rank" else None
-    bos = None if form in _AS_READ else _added_bos(folder)
+    index = read_json(folder.path / "index" / "summary.json") or {}
+    bos = None if form == "llamafactory" else index.get("added_bos")
     rows = Chosen(folder.path / "index", selection["selected"].to_numpy(), rank, bos)
-    stamp = _stamp(folder)
-    word = stamp.partition(":")[0] if stamp else None
+    said = stamp(folder)
+    word = said.partition(":")[0] if said else None
     notices = {name: path.with_name(f"{path.stem}.{name}.txt") for name in (UNCONFIRMED, REREAD)}
     if word:
         with whole_file(notices[word]) as file:
-            file.write(f"{stamp}\n".encode())
+            file.write(f"{said}\n".encode())
     notes = write(path, rows)
-    scores = _write_scores(path, rows, selection, {"format": form, "order": order, "stamp": stamp})
+    if form == "llamafactory":
+        notes += without_bos(index.get("raw_bos"))
+    scores = _write_scores(path, rows, selection, {"format": form, "order": order, "stamp": said})
     for name, notice in notices.items():
         if name != word:
             notice.unlink(missing_ok=True)
     first = f"{path}: {len(rows.places)} rows, in {order} order; scores in {scores.name}"
-    return [first, *notes, *([stamp] if stamp else [])]
+    return [first, *notes, *([said] if said else [])]
 
 
-def _added_bos(folder: RunFolder) -> str | None:
-    """Return the BOS of chat prompts that the tokenizer to be trained adds, None without one."""
-    return (read_json(folder.path / "index" / "summary.json") or {}).get("added_bos")
-
-
-def _stamp(folder: RunFolder) -> str | None:
+def stamp(folder: RunFolder) -> str | None:
     """Return what must be said of the run's features, its kind first; None for nothing to say.
 
     That is of features that are confirmed on rows which nothing read before, or are not used.
     """
     method = (read_json(folder.path / "select" / "summary.json") or {}).get("method")
     found = read_json(folder.path / "intervene" / "task_features.json")
-    if method not in USE_FEATURES or found is None:
+    if method is None or not selects_by_features(method) or found is None:
         return None
     reread = reading_words(found)
     if found["outcome"] == "confirmed":

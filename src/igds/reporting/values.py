@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from igds.config.scoring import READ_PROMPTS
 from igds.features import FeatureId
 
 
@@ -267,6 +268,11 @@ class Pool:
     """Share of pool scores that are exactly 0."""
     spearman_prompt_length: float
     """Rank correlation of pool score and prompt tokens, -1 to 1; NaN when one is constant."""
+
+    @property
+    def reads_prompts_alone(self) -> bool:
+        """Return whether the method judges prompts and never looks at a response."""
+        return self.method in (*READ_PROMPTS, "prompt-length")
 
     @property
     def candidates(self) -> int:

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from igds.config.identity import to_plain
 from igds.config.training import Finetune
 from igds.data.index import load_index
-from igds.data.tokens import added_bos
 from igds.executors.make import worker_threads
+from igds.exports.llamafactory import without_bos
 from igds.exports.rows import Chosen
 from igds.finetuning.engines import write_engine
 from igds.finetuning.examples import (
@@ -106,9 +106,9 @@ def finetune_rows(
         model=model.path,
         seed=context.config.seed,
     )
-    if settings.engine == "llamafactory" and not context.config.prompts.chat_template:
-        bos = added_bos(load_tokenizer(model))
-        notes += [f"template: empty puts no {bos} before a prompt; scoring had one"] if bos else []
+    if settings.engine == "llamafactory":
+        index = read_json(context.run.path / "index" / "summary.json") or {}
+        notes += without_bos(index["raw_bos"])
     summary = {"engine": settings.engine, "model": model.id, "rows": len(row_ids), "notes": notes}
     stage.write_json("summary.json", summary)
     stage.commit()

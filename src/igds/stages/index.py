@@ -104,7 +104,8 @@ def run(context: Context) -> None:
     if to_plain(_contents(context, sets)) != identity["data"]:
         raise WorkError("a source changed while it was read: run the same command again")
     summary = _summary(context, stage, summaries, overlaps, tokenizer, chat)
-    summary["added_bos"] = added_bos(train_tokenizer or tokenizer) if chat else None
+    bos = added_bos(train_tokenizer or tokenizer)
+    summary |= {"added_bos": bos if chat else None, "raw_bos": None if chat else bos}
     summary["commits"] = [
         entry
         for name in CHECKED
