@@ -6,6 +6,7 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from igds.config.inputs import Source
@@ -119,3 +120,19 @@ def test_a_sample_is_seeded_and_in_order(tmp_path: Path) -> None:
         row.fields and row.fields["n"] == row.ordinal + 400 * (row.source == "b.jsonl")
         for row in read(tmp_path, "*.jsonl", sample=10)
     )
+
+
+def test_maps_are_objects(tmp_path: Path) -> None:
+    kind = pa.map_(pa.string(), pa.string())
+    table = pa.table({"m": pa.array([[("en", "hello"), ("fr", "salut")]], kind), "n": [1.0]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    (row,) = read(tmp_path, "a.parquet", columns={"q": "m.en"})
+    assert row.fields == {"q": "hello", "n": 1.0}
+    assert json.loads(row.original)["m"] == {"en": "hello", "fr": "salut"}
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["q", "q"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(RequestError, match="two columns have one name in q, q"):
+        read(tmp_path, "a.parquet")

@@ -95,3 +95,19 @@ def test_a_column_without_a_vector_is_refused_with_those_there_are(tmp_path):
     index = vectors(tmp_path, None, "absent")
     with pytest.raises(RequestError, match="none of the 2 best rows .* 'w'; the columns are q, v"):
         column_vectors(index, "w", np.array([0, 1]))
+
+
+def test_keys_of_a_column_and_numbers_as_prompts_show_them(tmp_path):
+    rows = [{"m": {"k": 2}}, {"m": {"k": 2.0}}, {"m": {}}, {"m.k": "own"}, {"m": {"k": [1]}}]
+    table = pa.table(
+        {
+            "row_id": [f"r{place}" for place in range(len(rows))],
+            "status": ["ok"] * len(rows),
+            "original": [json.dumps(row).encode() for row in rows],
+        }
+    )
+    pq.write_table(table, tmp_path / "rows-00000.parquet")
+    assert column_values(tmp_path, "m.k") == ["2", "2", "", "own", "[1]"]
+    assert column_vectors(tmp_path, "m.k", np.array([4])).tolist() == [[1.0]]
+    with pytest.raises(RequestError, match="no row of the pool has the column 'm.other'"):
+        column_values(tmp_path, "m.other")

@@ -290,6 +290,17 @@ def test_row_ids_against_a_plain_dictionary() -> None:
     assert ids.duplicates == 2 * len(digests)
 
 
+def test_an_id_may_not_be_another_rows_content_hash(tmp_path: Path) -> None:
+    named = write(tmp_path, "a.jsonl", [{"q": "x", "a": 1}])
+    build(tmp_path, named, folder=tmp_path / "first")
+    (first,) = load_index(tmp_path / "first", ["row_id"])["row_id"].to_pylist()
+    write(tmp_path, "b.jsonl", [{"q": "other", "a": 2, "id": first}])
+    own = Source(path="b.jsonl", id_column="id")
+    for order in ([named, own], [own, named]):
+        with pytest.raises(RequestError, match=f"id '{first}' stands twice"):
+            build(tmp_path, *order, folder=tmp_path / "both")
+
+
 def test_a_mapped_column_that_no_row_has(tmp_path: Path) -> None:
     named = write(tmp_path, "a.jsonl", [{"q": "x", "answer": 1}, {"q": "y", "note": 2}])
     source = Source(path=named.path, columns={"a": "anser"})

@@ -29,6 +29,7 @@ SHAREGPT = [
         json.dumps(TURNS),
         json.dumps({"messages": TURNS}),
         [{**turn, "name": "x", "weight": 0, "tool_calls": None} for turn in TURNS],
+        [{**turn, "role": None, "content": None} for turn in SHAREGPT],
         [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in TURNS],
     ],
 )

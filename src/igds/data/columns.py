@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from igds.data.index import iter_index
+from igds.data.records import column_value
+from igds.data.templates import as_text, is_plain
 from igds.errors import RequestError
 from igds.rows import Status
 
@@ -26,7 +28,8 @@ def column_values(folder: Path, name: str) -> list[str]:
 
     Args:
         folder: the index.
-        name: `source`, or a column of the rows as they were read.
+        name: `source`, or a column of the rows as they were read; `a.b` is the key `b` of the
+            column `a`.
 
     Raises:
         RequestError: no row has the column.
@@ -36,16 +39,17 @@ def column_values(folder: Path, name: str) -> list[str]:
         return [value for batch in batches for value in batch[SOURCE].to_pylist()]
     found: list[str] = []
     columns: dict[str, None] = {}
+    known = False
     for batch in iter_index(folder, ["status", "original"]):
         for status, original in zip(
             batch["status"].to_pylist(), batch["original"].to_pylist(), strict=True
         ):
             row = json.loads(original) if status == Status.OK else {}
             columns.update(dict.fromkeys(row))
-            value = row.get(name)
-            text = isinstance(value, str)
-            found.append(str(value) if text else "" if value is None else json.dumps(value))
-    if name not in columns:
+            value = column_value(row, name)
+            known = known or value is not None or name in row
+            found.append("" if value is None else _as_text(value))
+    if not known:
         raise RequestError(
             f"no row of the pool has the column {name!r}; the columns are {', '.join(columns)}, "
             "and source is the file of a row"
@@ -77,9 +81,10 @@ def column_vectors(
             row_id, original = (batch[key][int(places[own]) - start].as_py() for key in (0, 1))
             row = json.loads(original)
             columns.update(dict.fromkeys(row))
-            if row.get(name) is None:
+            value = column_value(row, name)
+            if value is None:
                 continue
-            vector = _unit(row[name])
+            vector = _unit(value)
             if vector is None:
                 raise RequestError(
                     f"row {row_id}: its column {name!r} is no list of numbers with a length over 0"
@@ -99,6 +104,11 @@ def column_vectors(
             f"the columns are {', '.join(columns)}"
         )
     return found
+
+
+def _as_text(value: Any) -> str:
+    """Return a value as text, equal for values that are the same in a prompt, as 2 and 2.0."""
+    return as_text(value) if is_plain(value) else json.dumps(value, sort_keys=True)
 
 
 def _unit(value: Any) -> np.ndarray | None:

@@ -79,7 +79,8 @@ def _turn(item: Any) -> Turn | None:
     if not isinstance(item, Mapping) or any(item.get(key) for key in _UNTOLD):
         return None
     role = item.get("role") or item.get("from")
-    content = _text(item.get("content", item.get("value")))
+    # Files of both kinds that were merged have all four keys, two of them null.
+    content = _text(item["content"] if item.get("content") is not None else item.get("value"))
     if not isinstance(role, str) or content is None:
         return None
     return {"role": _ROLES.get(role, role), "content": content}

@@ -28,3 +28,12 @@ def json_record(columns: dict[str, Any]) -> Record:
         return Record(canonical(columns), columns, Status.OK)
     except UnicodeEncodeError:
         return Record(json.dumps(columns).encode(), None, Status.BAD_UTF8)
+
+
+def column_value(columns: Mapping[str, Any], name: str) -> Any:
+    """Return a column's value; of no column `a.b`, the key `b` of the column `a`."""
+    outer, dot, inner = name.partition(".")
+    if name in columns or not dot:
+        return columns.get(name)
+    value = columns.get(outer)
+    return column_value(value, inner) if isinstance(value, Mapping) else None

@@ -10,14 +10,22 @@ _REST = 14
 
 
 class RowIds:
-    """Hands out one id a row and remembers all of them in 14 bytes each."""
+    """Hands out one id a row and remembers all of them in 14 bytes each.
 
-    def __init__(self) -> None:
-        """Start with no row seen."""
+    Where some rows have ids of their own and others have not, it takes twice as much.
+    """
+
+    def __init__(self, *, mixed: bool = False) -> None:
+        """Start with no row seen.
+
+        Args:
+            mixed: whether some rows have ids of their own and others have not.
+        """
+        self._mixed = mixed
         self.duplicates = 0
         """Rows whose content hash was seen before."""
         self._content = _HashSet()
-        self._own = _HashSet()
+        self._named = _HashSet()
         self._repeats: dict[str, int] = {}
 
     def take(self, digest: str, own_id: str | None, place: str) -> str:
@@ -29,19 +37,19 @@ class RowIds:
             place: where the row stands, for the error.
 
         Raises:
-            RequestError: the row's own id was taken before.
+            RequestError: another row has the id.
         """
         repeat = 1
         if not self._content.add(digest):
             self.duplicates += 1
             repeat = self._repeats[digest] = self._repeats.get(digest, 1) + 1
-        if own_id is None:
-            return digest if repeat == 1 else f"{digest}-{repeat}"
-        if not self._own.add(content_hash(own_id.encode())):
+        name = own_id or (digest if repeat == 1 else f"{digest}-{repeat}")
+        checked = own_id is not None or self._mixed
+        if checked and not self._named.add(content_hash(name.encode())):
             raise RequestError(
-                f"{place}: id {own_id!r} stands twice; leave id_column out to name rows by content"
+                f"{place}: id {name!r} stands twice; leave id_column out to name rows by content"
             )
-        return own_id
+        return name
 
 
 class _HashSet:

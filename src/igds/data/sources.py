@@ -20,7 +20,7 @@ import pyarrow as pa
 from igds.config.inputs import Source
 from igds.data.files import SourceFile, find_files
 from igds.data.hub import read_hub
-from igds.data.records import Record, json_record
+from igds.data.records import Record, column_value, json_record
 from igds.data.remote import public, reached
 from igds.data.seeds import seeded_bits
 from igds.data.tables import read_arrow, read_parquet
@@ -109,19 +109,10 @@ def _mapped(
     for ordinal, record in enumerate(records):
         fields = row_id = None
         if (columns := record.columns) is not None:
-            values = {field: _value(columns, column) for field, column in mapping.items()}
+            values = {field: column_value(columns, column) for field, column in mapping.items()}
             fields = {field: value for field, value in values.items() if value is not None}
             row_id = _own_id(columns, id_column, name, ordinal)
         yield RawRow(name, ordinal, record.original, fields, row_id, record.status)
-
-
-def _value(columns: Mapping[str, Any], name: str) -> Any:
-    """Return a column's value; of no column `a.b`, the key `b` of the column `a`."""
-    outer, dot, inner = name.partition(".")
-    if name in columns or not dot:
-        return columns.get(name)
-    value = columns.get(outer)
-    return _value(value, inner) if isinstance(value, Mapping) else None
 
 
 def _own_id(
@@ -129,7 +120,7 @@ def _own_id(
 ) -> str | None:
     if id_column is None:
         return None
-    value = columns.get(id_column)
+    value = column_value(columns, id_column)
     if value is None or value == "":
         raise RequestError(
             f"{name}, row {ordinal}: no value in id_column {id_column!r}; "
