@@ -90,6 +90,7 @@ def test_a_small_number_is_a_number(load: Any) -> None:
         (["--prompts.template", "[{q}"], "prompts.template", "[{q}"),
         (["--task.name", "{a"], "task.name", "{a"),
         (["--prompts.template", "~"], "prompts.template", None),
+        (["--prompts.chat-template", "true", "--prompts.system", ""], "prompts.system", ""),
     ],
 )
 def test_overrides_reach_their_field(load: Any, words: list[str], where: str, value: Any) -> None:
@@ -244,6 +245,26 @@ def test_gaps_matter_to_the_stages_that_run(
     config.check_stages(stages[: stages.index(stage)])
     with pytest.raises(ValueError, match=said):
         config.check_stages([stage])
+
+
+def test_dense_methods_need_the_sets_that_they_part(load: Any) -> None:
+    for methods, validation, said in (
+        ("[cosine, probe]", True, r"section data.control \(for cosine, probe\)"),
+        ("[cosine-best]", True, r"section data.control \(for cosine-best\)"),
+        ("[cosine-best]", False, r"section data.validation \(for cosine-best\)"),
+        ("[igds-nofilter]", False, None),
+    ):
+        text = BASE.replace("score: {}", f"score: {{methods: {methods}}}")
+        if validation:
+            text = text.replace("  pool:", "  control: []\n  pool:")
+        else:
+            text = text.replace("  validation: [{path: validation.jsonl}]\n", "")
+        config = load(text).config
+        if said is None:
+            config.check_stages(["score"])
+            continue
+        with pytest.raises(ValueError, match=said):
+            config.check_stages(["score"])
 
 
 def test_a_stage_by_a_method_without_features_needs_no_interventions(load: Any) -> None:

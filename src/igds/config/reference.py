@@ -51,8 +51,8 @@ def reference_page() -> str:
         "Made from `src/igds/config/` by `make docs`; do not edit. Relative paths start "
         "from the config file's folder. Any value can be set on the command line after the config, "
         "as `--recall.min-frequency 0.9` or `--data.pool.0.path more.jsonl`; a budget there "
-        "replaces the whole budget section, and text is taken as it is typed. A stage whose "
-        "section is absent is not run.",
+        "replaces the whole budget section, and text is taken as it is typed (null unsets it). A "
+        "stage whose section is absent is not run.",
     ]
     return "\n\n".join([*parts, *setting_tables(schema.Config)]) + "\n"
 

@@ -16,7 +16,7 @@ from typing import Literal
 from igds.config.checks import at_least, finite, not_empty
 from igds.config.experiment import Experiment
 from igds.config.inputs import SAE, Data, Model, Prompts, Task
-from igds.config.scoring import KEEPS_VECTORS, USE_FEATURES, Score, Select
+from igds.config.scoring import DENSE, KEEPS_VECTORS, USE_FEATURES, Score, Select
 from igds.config.training import Evaluate, Finetune
 from igds.errors import did_you_mean
 
@@ -116,7 +116,7 @@ class Intervene:
 
     def __post_init__(self) -> None:
         """Refuse an edit of nothing and a funnel that widens."""
-        finite(self, "coefficient", "delta_min")
+        finite(self, "coefficient", "delta_min", "temperature")
         if self.coefficient <= 0:
             raise ValueError(f"coefficient must be over 0, not {self.coefficient}: it amplifies")
         at_least(self, 1, "screen_rows", "order_rows", "confirm_rows", "top_k")
@@ -281,7 +281,9 @@ class Config:
         Raises:
             ValueError: as said.
         """
-        uses_features = self.score and set(USE_FEATURES) & set(self.score.methods)
+        methods = set(self.score.methods) if self.score else set()
+        uses_features = methods & set(USE_FEATURES)
+        dense = ", ".join(sorted(methods & set(DENSE)))
         tested = self.evaluate and (self.evaluate.model or self.evaluate.original)
         reads = self.evaluate and self.evaluate.activations
         needs_test = self.evaluate and self.evaluate.reads_rows
@@ -291,6 +293,12 @@ class Config:
             ("intervene", "data.validation", self.data.validation),
             ("score", "data.pool", self.data.pool),
             ("score", "intervene", self.intervene or not uses_features),
+            ("score", f"data.control (for {dense})", self.data.control or not dense),
+            (
+                "score",
+                "data.validation (for cosine-best)",
+                self.data.validation or "cosine-best" not in methods,
+            ),
             ("select", "score", self.score),
             ("finetune", "select", self.select),
             ("evaluate", "data.test", self.data.test or not needs_test),

@@ -48,6 +48,8 @@ def selects_by_features(method: str) -> bool:
     return scored_by(method) in USE_FEATURES
 
 
+DENSE = ("cosine", "cosine-best", "probe")
+"""Methods that part the task's prompts from the controls' by the residual alone."""
 READ_PROMPTS = (*USE_FEATURES, "igds-frequency", "igds-nofilter", "cosine-best")
 """Methods that read the state at the read position, and need what recall found."""
 READ_RESPONSES = ("loss", "ifd", "superfilter", "rds")

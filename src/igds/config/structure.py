@@ -26,8 +26,8 @@ from igds.errors import RequestError, did_you_mean
 _Hook = Callable[[Any, Any], Any]
 T = TypeVar("T")
 
-_NULLS = ("", "~", "null")
-"""What unsets a text on the command line."""
+_NULLS = ("~", "null")
+"""What unsets a text on the command line; nothing between quotes is text without a letter."""
 _SCALARS: tuple[tuple[type, tuple[type, ...], str], ...] = (
     (str, (str,), "text (a number in quotes is text)"),
     (bool, (bool,), "true or false"),

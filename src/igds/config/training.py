@@ -169,6 +169,7 @@ class Evaluate:
         """Refuse nothing to do, values out of range, and samples that are all the same."""
         at_least(self, 1, "samples", "max_new_tokens", "lm_eval_limit")
         at_least(self, 0, "temperature", "shots")
+        finite(self, "temperature")
         if not (self.reads_rows or self.lm_eval):
             raise ValueError(
                 "likelihood, generate, activations and lm_eval are all off: nothing to measure"

@@ -12,7 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from igds.config.scoring import DRAWS, RATIOS, READ_PROMPTS, READ_RESPONSES, USE_FEATURES, Score
+from igds.config.scoring import (
+    DENSE,
+    DRAWS,
+    RATIOS,
+    READ_PROMPTS,
+    READ_RESPONSES,
+    USE_FEATURES,
+    Score,
+)
 from igds.data.index import load_index
 from igds.data.seeds import seeded_bits
 from igds.errors import NoTaskFeature, RequestError
@@ -34,9 +42,10 @@ def method_identity(context: Context, name: str, version: int) -> dict[str, Any]
     parts: dict[str, Any] = {"method": name, "index": context.input_identity("index")}
     if name in USE_FEATURES:
         parts["features"] = [str(feature) for feature in _required_features(context)]
-    if name in USE_FEATURES or name == "igds-nofilter":
+    sums = name in READ_PROMPTS and name not in DENSE
+    if sums:
         parts["aggregate"] = settings.aggregate
-    if name in USE_FEATURES and settings.aggregate == "delta_weighted":
+    if sums and name in USE_FEATURES and settings.aggregate == "delta_weighted":
         deltas = _deltas(context)
         parts["deltas"] = [deltas[feature] for feature in context.task_features]
     if name in READ_PROMPTS:
@@ -73,8 +82,6 @@ def gather(context: Context, stages: Mapping[str, Stage]) -> Ingredients:
     bases = {split_draw(name)[0] for name in names}
     features = context.task_features if set(names) & set(USE_FEATURES) else ()
     recalled = _recalled(context) if bases & {"igds-frequency", "igds-nofilter"} else ()
-    if "rds" in bases and not context.config.data.prior:
-        raise RequestError("rds compares the pool with the task's prompts: it needs data.prior")
     return Ingredients(
         features=features,
         saes=context.saes if set(names) & set(READ_PROMPTS) else {},
