@@ -15,7 +15,7 @@ import torch
 from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file, save_file
 from tests.helpers import tiny_tokenizer
-from tests.tiny_project import computed_files, run, write_rows
+from tests.tiny_project import computed_files, run, sums, write_rows
 from transformers import AutoModelForCausalLM
 
 import igds
@@ -198,6 +198,14 @@ def test_an_id_of_a_confirmation_row_seals_no_row_of_another_set(finished, proje
         assert sets["task_other_template"] == 12
 
 
+def test_rows_that_equal_a_confirmation_row_are_sealed_too(project):
+    rows = [json.loads(line) for line in (project / "validation.jsonl").read_text().splitlines()]
+    write_rows(project / "prior.jsonl", [*rows, *sums(20, 5)])
+    run(project, "--data.overlap", "allow", until="recall")
+    sets = load_arrays(project / "runs" / "tiny" / "recall" / "residuals" / "L1.safetensors")
+    assert (len(sets["prior"]), len(sets["validation"])) == (38 - 6, 12)
+
+
 def test_a_page_shows_nothing_of_stages_that_the_configuration_has_no_more(copied):
     text = (copied / "igds.yaml").read_text()
     start, end = text.index("recall:"), text.index("score:")
@@ -205,7 +213,8 @@ def test_a_page_shows_nothing_of_stages_that_the_configuration_has_no_more(copie
     methods = text[text.index("score:") : text.index("select:")]
     (copied / "igds.yaml").write_text(text.replace(methods, "score: {methods: [random]}\n"))
     page = run(copied, "--select.method", "random").report
-    assert page is not None and "UNCONFIRMED" not in page.read_text()
+    assert page is not None
+    assert "UNCONFIRMED" not in page.read_text() and "igds-random" not in page.read_text()
 
 
 def test_another_seed_is_another_recall(copied):

@@ -41,6 +41,8 @@ recall:
   min_frequency: 0.8
   candidates: frequent
 intervene: {{}}
+score:
+  methods: [igds, random]
 select: {{}}
 """
 

@@ -49,8 +49,8 @@ def split_validation(
     return splits
 
 
-def confirmation_rows(validation: Path, seed: int, sizes: Mapping[str, int]) -> pa.Array:
-    """Return ids of all rows with a prompt of split S3, which nothing may read before.
+def confirmation_rows(validation: Path, seed: int, sizes: Mapping[str, int]) -> pa.Table:
+    """Return row_id and content_hash of the rows with a prompt of S3, which nothing reads before.
 
     Args:
         validation: folder of the index of the validation rows.
@@ -58,10 +58,10 @@ def confirmation_rows(validation: Path, seed: int, sizes: Mapping[str, int]) -> 
         sizes: split -> number of rows; without any there is no S3.
     """
     if not sizes:
-        return pa.array([], pa.string())
-    rows = load_index(validation, ["row_id", "prompt_hash", "status"])
+        return pa.table({name: pa.array([], pa.string()) for name in ("row_id", "content_hash")})
+    rows = load_index(validation, ["row_id", "content_hash", "prompt_hash", "status"])
     rows = rows.filter(pc.equal(rows["status"], "ok"))
     keys = rows["prompt_hash"]
     splits = split_validation(keys.to_pylist(), seed, sizes)
     sealed = keys.take(pa.array(splits["S3"], pa.int64())).combine_chunks()
-    return rows.filter(pc.is_in(keys, value_set=sealed))["row_id"].combine_chunks()
+    return rows.filter(pc.is_in(keys, value_set=sealed)).select(["row_id", "content_hash"])

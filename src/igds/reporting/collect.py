@@ -63,7 +63,7 @@ def read_run(folder: Path, token_activations: Path) -> Run:
         recall=_recall(folder / "recall", config) if _ran(folder, config, "recall") else None,
         intervene=_intervene(folder / "intervene") if _ran(folder, config, "intervene") else None,
         transfer=_transfer(folder / "transfer") if trained else None,
-        methods=_methods(folder / "score"),
+        methods=_methods(folder / "score", config.get("score", {}).get("methods", ())),
         pool=_pool(folder) if selected else None,
         rows=_shown_rows(folder, token_activations) if selected else (),
         training=read_training(folder / "finetune") if _ran(folder, config, "finetune") else None,
@@ -285,10 +285,10 @@ def _transferred(path: Path) -> dict[FeatureId, Transferred]:
     }
 
 
-def _methods(folder: Path) -> dict[str, dict[str, int]]:
-    # A suffix marks a folder that is still being written, or replaced.
-    done = sorted(path.parent for path in folder.glob("*/method.json") if not path.parent.suffix)
-    return {path.name: _method_statuses(path) for path in done}
+def _methods(folder: Path, names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return the finished methods that the configuration names, and what each did not score."""
+    done = sorted(name for name in names if (folder / name / "method.json").is_file())
+    return {name: _method_statuses(folder / name) for name in done}
 
 
 def _method_statuses(folder: Path) -> dict[str, int]:

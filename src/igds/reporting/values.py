@@ -271,8 +271,8 @@ class Pool:
 
     @property
     def reads_prompts_alone(self) -> bool:
-        """Return whether the method judges prompts and never looks at a response."""
-        return self.method in (*READ_PROMPTS, "prompt-length")
+        """Return whether rows were chosen by their prompts, without a look at a response."""
+        return self.diversity is None and self.method in (*READ_PROMPTS, "prompt-length")
 
     @property
     def candidates(self) -> int:

@@ -171,8 +171,10 @@ class Context:
 
     def has_stage(self, name: str) -> bool:
         """Return whether a stage is committed; a folder that no setting makes any more is none."""
-        section = name.partition("/")[0]
+        section, _, method = name.partition("/")
         given = section in ("index", "transfer") or getattr(self.config, section) is not None
+        if self.config.score is not None and section == "score":
+            given = method in self.config.score.methods
         return given and stage_state(self.folder(name)) == "done"
 
     def folder(self, name: str) -> Path:

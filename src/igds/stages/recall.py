@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.numpy import load_file
 
+from igds.data.index import load_index
 from igds.data.splits import SPLITS, confirmation_rows
 from igds.errors import RequestError
 from igds.models.load import describe
@@ -33,8 +34,8 @@ SETS = {
 }
 """Name of a set of residuals -> folder of the index it comes from."""
 OF_VALIDATION = ("validation", "task_other_template")
-"""Sets made of the validation rows where there are any. Row ids are unique within a set only, so
-that the ids of sealed rows say nothing of other sets' rows."""
+"""Sets made of the validation rows where there are any. Row ids are unique within a set only: in
+the others rows that equal a sealed one are found by their content."""
 MIN_PRIOR = 200
 """Prior rows under which a frequency near the cut is mostly chance."""
 
@@ -127,25 +128,32 @@ def _read_residuals(context: Context, stage: Stage) -> None:
         SETS,
         "recall: reading prompts",
     )
-    validation = context.run.path / "index" / "validation"
-    sealed = confirmation_rows(validation, context.config.seed, context.split_sizes)
+    sealed = {name: _sealed(context, name) for name in SETS if shards[name]}
     d_model = describe(context.model).d_model
     for layer in context.saes:
         column = RESIDUAL_COLUMN.format(layer=layer)
         sets = {
-            name: _matrix(shards[name], column, sealed if name in OF_VALIDATION else None, d_model)
+            name: _matrix(shards[name], column, sealed[name])
+            if shards[name]
+            else np.empty((0, d_model), dtype=np.float32)
             for name in SETS
         }
         stage.write_tensors(f"residuals/L{layer}.safetensors", sets)
 
 
-def _matrix(
-    shards: Sequence[Path], column: str, sealed: pa.Array | None, d_model: int
-) -> np.ndarray:
+def _sealed(context: Context, name: str) -> pa.Array:
+    """Return the ids of a set's rows that are, or equal, rows of the split S3."""
+    index = context.run.path / "index"
+    rows = confirmation_rows(index / "validation", context.config.seed, context.split_sizes)
+    if name not in OF_VALIDATION:
+        wanted = rows["content_hash"].combine_chunks()
+        rows = load_index(index / SETS[name], ["row_id", "content_hash"])
+        rows = rows.filter(pc.is_in(rows["content_hash"], value_set=wanted))
+    return rows["row_id"].combine_chunks()
+
+
+def _matrix(shards: Sequence[Path], column: str, sealed: pa.Array) -> np.ndarray:
     """Return one set's residuals at one block, [prompts, d_model], without the sealed rows."""
-    if not shards:
-        return np.empty((0, d_model), dtype=np.float32)
     rows = pa.concat_tables([pq.read_table(shard, columns=["row_id", column]) for shard in shards])
-    if sealed is not None:
-        rows = rows.filter(pc.invert(pc.is_in(rows["row_id"], value_set=sealed)))
+    rows = rows.filter(pc.invert(pc.is_in(rows["row_id"], value_set=sealed)))
     return as_matrix(rows[column])

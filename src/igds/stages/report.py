@@ -15,7 +15,7 @@ from igds.runs.stage import Stage
 from igds.selection.showcase import showcase
 from igds.stages.context import Context
 
-VERSION = 4
+VERSION = 5
 TRAINED = ("finetune", "evaluate")
 
 

@@ -65,5 +65,6 @@ def _measure(context: Context, stage: Stage, trained: ModelSpec, features: list[
     sealed = confirmation_rows(
         context.run.path / "index" / "validation", context.config.seed, context.split_sizes
     )
-    validation = validation.filter(pc.invert(pc.is_in(validation["row_id"], value_set=sealed)))
+    ids = sealed["row_id"].combine_chunks()
+    validation = validation.filter(pc.invert(pc.is_in(validation["row_id"], value_set=ids)))
     return transfer_table(features, prior, validation, control)
