@@ -199,13 +199,31 @@ def test_task_from_the_config_with_mathematics() -> None:
         ("C", "\\boxed{C}", "\\boxed{B}"),
         ("x^2+1", "So \\boxed{1+x^2}.", "So \\boxed{x^2-1}."),
         ("3\\sqrt{2}", "\\boxed{3\\sqrt{2}}", "\\boxed{3}"),
-        ("about 12 dollars", "\\boxed{12}", "\\boxed{11}"),
         ("5 apples", "\\boxed{5}", "\\boxed{6}"),
+        ("The answer is 5.", "\\boxed{5}", "\\boxed{6}"),
+        (
+            "\\begin{pmatrix}\n1 \\\\ 2\n\\end{pmatrix}",
+            "\\boxed{\\begin{pmatrix}1\\\\2\\end{pmatrix}}",
+            "1",
+        ),
     ],
 )
 def test_a_bare_answer_is_compared_as_mathematics(answer: str, right: str, wrong: str) -> None:
     task = load_task(Task(name="own", response=" {answer}", metric="math"), HERE)
     assert [task.score(output, {"answer": answer}) for output in (right, wrong)] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("response", [" A: {answer}", " So {answer} m/s", " It is {answer}."])
+def test_an_answer_in_a_sentence_is_looked_for(response: str) -> None:
+    task = load_task(Task(name="own", response=response, metric="math"), HERE)
+    row = {"answer": "5"}
+    assert [task.score(output, row) for output in ("\\boxed{5}", "\\boxed{6}")] == [1.0, 0.0]
+
+
+def test_the_mark_is_found_at_once_in_a_long_line() -> None:
+    hostile = "####a" * 200_000
+    assert gold_answer(f"{hostile}\nz") == f"{hostile}\nz"
+    assert gold_answer(f"{' ' * 500_000}#### 5 #### 6{' ' * 500_000}") == "\\boxed{6}"
 
 
 def test_a_chat_row_of_a_configured_task_is_judged_by_its_last_turn() -> None:

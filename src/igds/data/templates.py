@@ -36,6 +36,11 @@ class Template:
         """Return whether it ends in a place, so that its last token is another one in each row."""
         return self.text.endswith("}") and bool(_PLACE.fullmatch(self.text, self.text.rindex("{")))
 
+    @property
+    def is_place(self) -> bool:
+        """Return whether it is one place and white space."""
+        return bool(_PLACE.fullmatch(self.text.strip()))
+
     def render(self, fields: Mapping[str, Any]) -> str:
         """Return the text with each place filled once: braces inside a value stay as they are.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,8 +22,6 @@ from igds.tasks.rouge import rouge
 
 Metric = Callable[[str, str], float]
 """Output and reference -> task score, 0-1."""
-_PROSE = re.compile(r"(?<!\\)\b[A-Za-z]{3,}\b")
-"""A word, not a command of LaTeX: in a gold response of words math-verify finds the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +69,15 @@ def configured_task(response: str, metric: str) -> ConfiguredTask:
     metrics = metrics_by_name()
     if metric not in metrics:
         raise RequestError(f"task.metric {metric!r} is unknown: take one of {', '.join(metrics)}")
-    return ConfiguredTask(gold=gold, metric=metrics[metric])
+    judge = metrics[metric]
+    if metric == "math" and gold.is_place:
+        judge = _of_bare_answers(judge)
+    return ConfiguredTask(gold=gold, metric=judge)
+
+
+def _of_bare_answers(metric: Metric) -> Metric:
+    """Return the metric math for responses that are answers alone, as those of the task math."""
+    return lambda output, gold: metric(output, gold_answer(gold))
 
 
 def metrics_by_name() -> dict[str, Metric]:
@@ -80,18 +85,13 @@ def metrics_by_name() -> dict[str, Metric]:
     grader = Grader()
     return {
         "exact_match": lambda output, gold: float(output.split() == gold.split()),
-        "math": lambda output, gold: float(grader.equal(_final_answer(gold), output)),
+        "math": lambda output, gold: float(grader.equal(gold, output)),
         "rouge1": lambda output, gold: rouge(output, [gold])["1"],
         "rouge2": lambda output, gold: rouge(output, [gold])["2"],
         "rougeL": lambda output, gold: rouge(output, [gold])["L"],
         "chrf": lambda output, gold: chrf(output.strip(), [gold]),
         "bleu": lambda output, gold: bleu(output.strip(), [gold]),
     }
-
-
-def _final_answer(gold: str) -> str:
-    """Return a gold response as math-verify reads it: boxed where it is a bare answer."""
-    return gold if _PROSE.search(gold) else gold_answer(gold)
 
 
 def import_class(path: str, base: Path) -> type:

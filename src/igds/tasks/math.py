@@ -10,8 +10,8 @@ from igds.data.templates import as_text
 from igds.tasks.grading import Grader
 
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
-_FINAL = re.compile(r"####[ \t]*([^#\s][^\n]*?)\s*\Z")
-"""GSM8K's mark and the final answer, in the last line; elsewhere `####` is a heading."""
+_MARK = "####"
+"""GSM8K's mark before the final answer, in the last line; elsewhere it is a heading."""
 _SHORT = 100
 
 
@@ -58,8 +58,10 @@ class MathTask:
 def split_answer(answer: str) -> tuple[str, str | None]:
     """Return the solution and the final answer, which is None without a last line of `####`."""
     text = _CALCULATOR_MARK.sub("", answer).strip()
-    mark = _FINAL.search(text)
-    return (text[: mark.start()].strip(), mark[1]) if mark else (text, None)
+    span = _after_mark(text)
+    if span is None:
+        return text, None
+    return text[: span[0]].rstrip().removesuffix(_MARK).strip(), text[slice(*span)]
 
 
 def last_boxed(text: str) -> tuple[int, int] | None:
@@ -77,14 +79,16 @@ def last_boxed(text: str) -> tuple[int, int] | None:
 
 def _after_mark(text: str) -> tuple[int, int] | None:
     """Return (start, stop) of what follows `####` in the last line, None without any."""
-    mark = _FINAL.search(text)
-    return mark.span(1) if mark else None
+    ended = text.rstrip()
+    before, mark, final = ended[ended.rfind("\n") + 1 :].rpartition(_MARK)
+    stop = len(ended)
+    return (stop - len(final.lstrip()), stop) if mark and final.strip() else None
 
 
 def gold_answer(answer: str) -> str:
     """Return a text whose final answer math-verify finds, boxed where it is the answer alone."""
     solution, final = split_answer(answer)
-    whole = "\\boxed" in solution or "\n" in solution or len(solution) > _SHORT
+    whole = "\\boxed" in solution or _MARK in solution or len(solution) > _SHORT
     if final is None and whole:
         return solution
     return f"\\boxed{{{solution if final is None else final}}}"
