@@ -292,5 +292,9 @@ def test_copies_of_a_row_come_behind_all_rows_of_a_ranking(finished, tmp_path):
         assert sorted(order) == list(range(1, 91))
         chosen = result.selection["selected"].to_numpy()
         assert (np.flatnonzero(chosen) == np.flatnonzero(order <= 20)).all()
+    shutil.rmtree(project / "runs" / "tiny" / "score" / "zip")
+    run(project, *options, "--score.zip.rows", "65")
+    assert sorted(raw(project, "zip", ORDER)[first]) == list(range(1, 61))
+    assert np.nanmax(raw(project, "zip", ORDER)) == 65
     kinds = [[*rows[:15], *rows, *rows[:15]][place]["kind"] for place in np.flatnonzero(chosen)]
     assert sorted(kinds) == sorted(["0", "1", "2", "3"] * 5)

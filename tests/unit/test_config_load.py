@@ -249,13 +249,16 @@ def test_gaps_matter_to_the_stages_that_run(
 
 def test_dense_methods_need_the_sets_that_they_part(load: Any) -> None:
     for methods, validation, said in (
+        ("[cosine-best, igds-nofilter]", None, r"section recall \(for cosine-best, igds-nofilter"),
         ("[cosine, probe]", True, r"section data.control \(for cosine, probe\)"),
         ("[cosine-best]", True, r"section data.control \(for cosine-best\)"),
         ("[cosine-best]", False, r"section data.validation \(for cosine-best\)"),
         ("[igds-nofilter]", False, None),
     ):
         text = BASE.replace("score: {}", f"score: {{methods: {methods}}}")
-        if validation:
+        if validation is None:
+            text = text.replace("recall: {}\nintervene: {}\n", "")
+        elif validation:
             text = text.replace("  pool:", "  control: []\n  pool:")
         else:
             text = text.replace("  validation: [{path: validation.jsonl}]\n", "")

@@ -213,7 +213,8 @@ class Data:
     pool_kind: Literal["single", "mixed"] = "single"
     """mixed: the pool holds rows of other tasks, so a feature must be specific to be used."""
     overlap: Literal["refuse", "allow"] = "refuse"
-    """What to do when two of the sets share rows or 13-word runs."""
+    """What to do when two of the sets share rows or 13-word runs (a Chinese or Japanese sign is a
+    word)."""
 
     def __post_init__(self) -> None:
         """Refuse to identify features without task prompts, and quotas where nothing is chosen."""

@@ -16,7 +16,14 @@ from typing import Literal
 from igds.config.checks import at_least, finite, not_empty
 from igds.config.experiment import Experiment
 from igds.config.inputs import SAE, Data, Model, Prompts, Task
-from igds.config.scoring import DENSE, KEEPS_VECTORS, USE_FEATURES, Score, Select
+from igds.config.scoring import (
+    DENSE,
+    KEEPS_VECTORS,
+    READ_PROMPTS,
+    USE_FEATURES,
+    Score,
+    Select,
+)
 from igds.config.training import Evaluate, Finetune
 from igds.errors import did_you_mean
 
@@ -283,7 +290,7 @@ class Config:
         """
         methods = set(self.score.methods) if self.score else set()
         uses_features = methods & set(USE_FEATURES)
-        dense = ", ".join(sorted(methods & set(DENSE)))
+        prompts, dense = (", ".join(sorted(methods & set(of))) for of in (READ_PROMPTS, DENSE))
         tested = self.evaluate and (self.evaluate.model or self.evaluate.original)
         reads = self.evaluate and self.evaluate.activations
         needs_test = self.evaluate and self.evaluate.reads_rows
@@ -293,6 +300,7 @@ class Config:
             ("intervene", "data.validation", self.data.validation),
             ("score", "data.pool", self.data.pool),
             ("score", "intervene", self.intervene or not uses_features),
+            ("score", f"recall (for {prompts})", self.recall or not prompts),
             ("score", f"data.control (for {dense})", self.data.control or not dense),
             (
                 "score",

@@ -25,6 +25,8 @@ from igds.stages.context import CELL_STAGES
 
 SHARED = "shared"
 """Name of the run that has what cells have in common; other SAEs or data have one of their own."""
+COMMON_STAGES = ("recall", "intervene", "score")
+"""Stages that cells have in common, beside the index."""
 INPUTS = ("contents", "sae_contents", "models", "task_source", "stages")
 """Parts of a cell's identity that are no settings: rows and weights, and versions of code."""
 _WHOLE = Select(budget=Budget(ratio=Decimal(1)), method="random", unique="none")
@@ -168,6 +170,8 @@ def plan_cells(config: Config) -> Plan:
         shared_of=shared_of,
         variants=variants,
     )
+    for made in shared.values():
+        made.check_stages([name for name in COMMON_STAGES if getattr(made, name) is not None])
     for cell in listed:
         made = plan.cell_config(cell)
         made.check_stages([name for name in CELL_STAGES if getattr(made, name) is not None])

@@ -43,6 +43,8 @@ class Ranking:
     """Places in the pool; by a seeded hash, so that rows are in no order of the pool's."""
     copies: Int[np.ndarray, " copies"]
     """Places of rows that equal an earlier one: they come behind all others."""
+    limit: int | None
+    """Rows to put in order; None for all."""
     row_ids: pa.ChunkedArray
     """Of the whole pool."""
     status: list[str]
@@ -63,7 +65,8 @@ class Ranking:
         named, first = np.unique(self.rows[order], return_index=True)
         ranked = named[np.argsort(first)]
         if len(ranked) == len(self.rows):
-            ranked = np.concatenate([ranked, self.copies])
+            room = None if self.limit is None else max(0, self.limit - len(ranked))
+            ranked = np.concatenate([ranked, self.copies[:room]])
         places = np.zeros(len(self.row_ids), dtype=np.int64)
         places[ranked] = np.arange(1, len(ranked) + 1)
         reached = places > 0
@@ -87,7 +90,7 @@ def make_ranking(
         spec: a method with a ranker.
         index: folder of the pool's index.
         folder: the method's own, with its embeddings.
-        seed: the run's, which decides between equal rows.
+        seed: the run's, by which rows that are ranked alike are ordered.
         threads: the ranker may use.
 
     Raises:
@@ -106,7 +109,14 @@ def make_ranking(
         raise RequestError(f"{spec.name}: no row of the pool can be ranked")
     given = _Given(ranking=spec.ranking, index=index, folder=folder, rows=rows, threads=threads)
     ranker = RANKERS[spec.ranker](given)
-    return Ranking(ranker=ranker, rows=rows, copies=copies, row_ids=found["row_id"], status=status)
+    return Ranking(
+        ranker=ranker,
+        rows=rows,
+        copies=copies,
+        limit=spec.ranking.get("rows"),
+        row_ids=found["row_id"],
+        status=status,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

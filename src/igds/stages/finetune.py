@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from igds.config.identity import to_plain
 from igds.config.training import Finetune
 from igds.data.index import load_index
+from igds.data.tokens import added_bos
 from igds.executors.make import worker_threads
 from igds.exports.llamafactory import without_bos
 from igds.exports.rows import Chosen
@@ -106,9 +107,8 @@ def finetune_rows(
         model=model.path,
         seed=context.config.seed,
     )
-    if settings.engine == "llamafactory":
-        index = read_json(context.run.path / "index" / "summary.json") or {}
-        notes += without_bos(index["raw_bos"])
+    if settings.engine == "llamafactory" and not context.config.prompts.chat_template:
+        notes += without_bos(added_bos(load_tokenizer(model)))
     summary = {"engine": settings.engine, "model": model.id, "rows": len(row_ids), "notes": notes}
     stage.write_json("summary.json", summary)
     stage.commit()

@@ -12,15 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from igds.config.scoring import (
-    DENSE,
-    DRAWS,
-    RATIOS,
-    READ_PROMPTS,
-    READ_RESPONSES,
-    USE_FEATURES,
-    Score,
-)
+from igds.config.scoring import DRAWS, RATIOS, READ_PROMPTS, READ_RESPONSES, USE_FEATURES, Score
 from igds.data.index import load_index
 from igds.data.seeds import seeded_bits
 from igds.errors import NoTaskFeature, RequestError
@@ -42,10 +34,9 @@ def method_identity(context: Context, name: str, version: int) -> dict[str, Any]
     parts: dict[str, Any] = {"method": name, "index": context.input_identity("index")}
     if name in USE_FEATURES:
         parts["features"] = [str(feature) for feature in _required_features(context)]
-    sums = name in READ_PROMPTS and name not in DENSE
-    if sums:
+    if name in USE_FEATURES or name == "igds-nofilter":
         parts["aggregate"] = settings.aggregate
-    if sums and name in USE_FEATURES and settings.aggregate == "delta_weighted":
+    if name in USE_FEATURES and settings.aggregate == "delta_weighted":
         deltas = _deltas(context)
         parts["deltas"] = [deltas[feature] for feature in context.task_features]
     if name in READ_PROMPTS:
@@ -58,10 +49,13 @@ def method_identity(context: Context, name: str, version: int) -> dict[str, Any]
         parts["max_length"] = settings.max_length
     if name in RATIOS:
         parts["marker"] = _marker(context)
-    if name == "zip":
-        parts["zip"] = settings.zip
-    if base == "random-balanced":
-        parts["balance"] = settings.balance
+    ranked = {
+        "rds": {},
+        "zip": {"zip": settings.zip},
+        "random-balanced": {"balance": settings.balance},
+    }
+    if base in ranked:
+        parts |= {"copies": "behind all rows", **ranked[base]}
     if has_chance(name):
         parts["seed"] = context.config.seed
     return context.stage_identity(version, **parts)
