@@ -124,9 +124,11 @@ def test_a_sample_is_seeded_and_in_order(tmp_path: Path) -> None:
 
 def test_maps_are_objects(tmp_path: Path) -> None:
     kind = pa.map_(pa.string(), pa.string())
-    table = pa.table({"m": pa.array([[("en", "hello"), ("fr", "salut")]], kind), "n": [1.0]})
+    pairs = [("en", "bye"), ("en", "hello"), ("fr", "salut")]
+    table = pa.table({"m": pa.array([pairs], kind), "n": [1.0]})
     pq.write_table(table, tmp_path / "a.parquet")
-    (row,) = read(tmp_path, "a.parquet", columns={"q": "m.en"})
+    with pytest.warns(UserWarning, match="key 'en' which was already encountered"):
+        (row,) = read(tmp_path, "a.parquet", columns={"q": "m.en"})
     assert row.fields == {"q": "hello", "n": 1.0}
     assert json.loads(row.original)["m"] == {"en": "hello", "fr": "salut"}
 
@@ -134,5 +136,5 @@ def test_maps_are_objects(tmp_path: Path) -> None:
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["q", "q"])
     pq.write_table(table, tmp_path / "a.parquet")
-    with pytest.raises(RequestError, match="two columns have one name in q, q"):
+    with pytest.raises(RequestError, match=r"a\.parquet .*: two columns have one name in q, q"):
         read(tmp_path, "a.parquet")

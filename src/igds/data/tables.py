@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 
 from igds.data.files import SourceFile
 from igds.data.records import Record, json_record
-from igds.errors import RequestError
 
 BATCH_ROWS = 256
 """Rows that are Python objects at once."""
@@ -38,18 +37,18 @@ def read_arrow(file: SourceFile) -> Iterator[Record]:
 
 
 def batch_records(batches: Iterable[pa.RecordBatch]) -> Iterator[Record]:
-    """Yield the rows of record batches of any size.
+    """Yield the rows of record batches of any size; of a key that a map has twice the last value.
 
     Raises:
-        RequestError: two columns have one name.
+        ArrowInvalid: two columns have one name.
     """
     for batch in batches:
         names = batch.schema.names
         if len(set(names)) != len(names):
-            raise RequestError(f"two columns have one name in {', '.join(names)}")
+            raise pa.ArrowInvalid(f"two columns have one name in {', '.join(names)}")
         for start in range(0, batch.num_rows, BATCH_ROWS):
             rows = batch.slice(start, BATCH_ROWS)
-            for columns in rows.to_pylist(maps_as_pydicts="strict"):
+            for columns in rows.to_pylist(maps_as_pydicts="lossy"):
                 yield json_record({name: _json_value(value) for name, value in columns.items()})
 
 
@@ -62,5 +61,5 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, list):
         return [_json_value(item) for item in value]
     if isinstance(value, dict):
-        return {str(name): _json_value(item) for name, item in value.items()}
+        return {str(_json_value(name)): _json_value(item) for name, item in value.items()}
     return value.hex() if isinstance(value, bytes) else str(value)

@@ -59,7 +59,7 @@ class SAETraining:
     """The text."""
     exclude: tuple[str, ...] = ()
     """JSONL files of rows that must not be trained on: a text that shares a row, a line or a run
-    of 13 words with them, by hash, is left out."""
+    of 13 words (each Chinese or Japanese sign is one) with them, by hash, is left out."""
     output: str
     """Folder in which `L<layer>` folders are written."""
     cache: str
