@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,21 +60,22 @@ def _show_experiment(run: Path, cells: Sequence[Path]) -> None:
 
 def _show_run(run: Path) -> None:
     """Print what is done in a run."""
+    from igds.runs.files import read_json
     from igds.runs.readings import reading_words
 
-    manifest = json.loads((run / "manifest.json").read_text())
+    manifest = read_json(run / "manifest.json") or {}
     seconds = {name: cost["seconds"] for name, cost in manifest.get("stages", {}).items()}
     print_table(
         ("stage", "state", "seconds"),
         [(name, state, seconds.get(name)) for name, state in stage_states(run)],
     )
-    summary = _read(run / "index" / "summary.json")
+    summary = read_json(run / "index" / "summary.json")
     if summary:
         print_table(("rows", "status", "count"), list(_row_counts(summary)))
-    selection = _read(run / "select" / "summary.json")
+    selection = read_json(run / "select" / "summary.json")
     if selection:
         print_table(("selection", "value"), list(_flat(selection)))
-    found = _read(run / "intervene" / "task_features.json")
+    found = read_json(run / "intervene" / "task_features.json")
     if found:
         names = ", ".join(found["features"]) or "none"
         print(f"task features: {names} ({found['outcome'].upper()}: {found['reason']})")
@@ -148,7 +148,3 @@ def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from _flat(item, f"{prefix}{name}.")
         else:
             yield prefix + name, shown(item)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.exists() else None

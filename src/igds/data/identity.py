@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from igds.cache import file_digest
 from igds.config.inputs import Source
 from igds.data.chat import ChatTemplate
 from igds.data.files import SourceFile, find_files
@@ -62,16 +63,10 @@ def _file_identity(file: SourceFile) -> dict[str, Any]:
     known = {"name": file.name, "format": file.format}
     if file.is_local:
         path = Path(file.path)
-        return known | {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        return known | {"bytes": path.stat().st_size, "sha256": file_digest(path)}
     with reached(file.name):
         version = remote_version(file.fs, file.path)
         if not version:
             with file.raw() as stream:
                 version = {"sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
         return known | {"bytes": file.fs.size(file.path), **version}
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's bytes, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
