@@ -136,14 +136,14 @@ def joint_evidence(
 
 
 def delta_matrix(
-    samples: pa.Table, features: Sequence[str]
+    samples: pa.Table, features: Sequence[str], column: str = "delta"
 ) -> tuple[Float[np.ndarray, "features prompts"], list[str]]:
-    """Return the deltas of features on the prompts of one split, and the prompts' row ids."""
+    """Return the deltas of features, or another column, by prompt of one split, and the row ids."""
     values, rows = [], []
-    samples = samples.select(["feature", "row_id", "delta"])
+    samples = samples.select(["feature", "row_id", column])
     for name in features:
         own = samples.filter(pc.equal(samples["feature"], name)).sort_by("row_id")
-        values.append(own["delta"].to_numpy())
+        values.append(own[column].to_numpy())
         rows = own["row_id"].to_pylist()
     return np.stack(values), rows
 

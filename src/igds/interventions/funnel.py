@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from jaxtyping import Float
 
 from igds.config.schema import Intervene
@@ -193,6 +192,7 @@ def _confirmed(
     s3 = done.measure("S3", family, contrast=True)
     evidence = family_evidence(done.samples[2], family, funnel.clusters, funnel.seed)
     done.effects[2] = with_evidence(done.effects[2], evidence)
+    activations, _ = delta_matrix(done.samples[1], family, "activation")
     return choose(
         Candidates(
             settings=settings,
@@ -201,7 +201,7 @@ def _confirmed(
             evidence=evidence,
             objections=objections,
             direction=funnel.direction,
-            activations=_activations(done.samples[1]),
+            activations=dict(zip(family, activations, strict=True)),
             bars=lambda name: bars(
                 done.samples[2],
                 name,
@@ -276,15 +276,6 @@ def best(values: Mapping[str, float], keep: int) -> list[str]:
 def _deltas(effects: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """Return feature -> delta."""
     return {name: row["delta"] for name, row in effects.items()}
-
-
-def _activations(samples: pa.Table) -> dict[str, Float[np.ndarray, " prompts"]]:
-    """Return feature -> activations, rows in one order for all features."""
-    found, samples = {}, samples.select(["feature", "row_id", "activation"])
-    for name in samples.column("feature").unique().to_pylist():
-        own = samples.filter(pc.equal(samples.column("feature"), name)).sort_by("row_id")
-        found[name] = own.column("activation").to_numpy()
-    return found
 
 
 def _objections(
