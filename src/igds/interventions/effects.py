@@ -100,20 +100,15 @@ def effects_of(
     intervals = {column: _intervals(tables, column, clusters, seed) for column in measured}
     rows = []
     for place, (name, own) in enumerate(zip(names, tables, strict=True)):
-        feature = None if is_group(name) else FeatureId.parse(name)
         found = {column: intervals[column][place] for column in measured}
         rows.append(
             {
-                "feature": name,
-                "layer": feature and feature.layer,
-                "index": feature and feature.index,
+                **row_facts(name, own, clusters, seed),
                 "split": split,
                 "metric": "task_score" if "task_score" in samples.column_names else "logprob",
                 "position": position,
                 "rule": rule,
                 "coefficient": coefficient,
-                "n": len(own),
-                "active": int(np.count_nonzero(own.column("activation").to_numpy() > 0)),
                 "n_without_first_5": len(own) - own.column("delta_without_first_5").null_count,
                 "n_answer": len(own) - own.column("delta_answer").null_count,
                 **{c: value for column in measured for c, value in _columns(column, found[column])},
@@ -121,12 +116,24 @@ def effects_of(
                     found["delta"], found["delta_contrast"], found["delta_without_first_5"]
                 ),
                 "screen": screen.get(name),
-                "push": pc.mean(own.column("push")).as_py(),
-                "kl": pc.mean(own.column("kl")).as_py(),
-                **side_effects(own, clusters, seed),
             }
         )
     return pa.Table.from_pylist(rows, schema=EFFECTS)
+
+
+def row_facts(name: str, own: pa.Table, clusters: Mapping[str, str], seed: int) -> dict[str, Any]:
+    """Return what a row says of a feature or group by its samples, whatever they were judged on."""
+    feature = None if is_group(name) else FeatureId.parse(name)
+    return {
+        "feature": name,
+        "layer": feature and feature.layer,
+        "index": feature and feature.index,
+        "n": len(own),
+        "active": int(np.count_nonzero(own["activation"].to_numpy() > 0)),
+        "push": pc.mean(own["push"]).as_py(),
+        "kl": pc.mean(own["kl"]).as_py(),
+        **side_effects(own, clusters, seed),
+    }
 
 
 def on_likelihood(effect: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from igds.features import FeatureId
-from igds.interventions.effects import EFFECTS
+from igds.interventions.effects import EFFECTS, row_facts
 from igds.interventions.rules import Rule
-from igds.interventions.side_effects import side_effects
 from igds.stats.bootstrap import paired_bootstrap
 from igds.stats.null import or_null
 
@@ -41,29 +39,21 @@ def paper_effects(
     for key in keys:
         position, name = key["position"], key["feature"]
         own = samples.filter((pc.field("position") == position) & (pc.field("feature") == name))
-        feature = FeatureId.parse(name)
         names = [clusters[row] for row in own["row_id"].to_pylist()]
         found = paired_bootstrap(own["delta"].to_numpy(), names, seed=seed)
         low, high = map(or_null, (found.low, found.high))
         rows.append(
             {
-                "feature": name,
-                "layer": feature.layer,
-                "index": feature.index,
+                **row_facts(name, own, clusters, seed),
                 "split": SPLIT,
                 "metric": "task_score",
                 "position": position,
                 "rule": rule,
                 "coefficient": coefficient,
-                "n": len(own),
-                "active": int(np.count_nonzero(own["activation"].to_numpy() > 0)),
                 "delta": found.mean,
                 "delta_low": low,
                 "delta_high": high,
                 "label": _label(low, high),
-                "push": pc.mean(own["push"]).as_py(),
-                "kl": pc.mean(own["kl"]).as_py(),
-                **side_effects(own, clusters, seed),
             }
         )
     sign = 1 if rule == "ablate" else -1
