@@ -37,6 +37,7 @@ from igds.reporting.values import (
 )
 from igds.runs.readings import reading_words
 from igds.selection.showcase import GROUPS
+from igds.stats.null import or_nan
 
 
 def read_run(folder: Path, token_activations: Path) -> Run:
@@ -124,7 +125,7 @@ def _recalled_features(path: Path) -> dict[FeatureId, Recalled]:
     features = (
         Recalled(
             id=FeatureId(row["layer"], row["index"]),
-            **{name: _number(row[name]) for name in (*plain, "template_specificity")},
+            **{name: or_nan(row[name]) for name in (*plain, "template_specificity")},
             specificity=_interval(row, "specificity", "specificity"),
         )
         for row in table.sort_by([("layer", "ascending"), ("index", "ascending")]).to_pylist()
@@ -162,7 +163,7 @@ def _intervene(folder: Path) -> Intervene:
         two_sided={FeatureId.parse(name): both for name, both in found["two_sided"].items()},
         screen_checked=found["screen_checked"],
         screen_missed=found["screen_missed"],
-        **{name: _number(found[name]) for name in numbers},
+        **{name: or_nan(found[name]) for name in numbers},
         controls=_controls(folder / "controls.parquet"),
         effects={
             (FeatureId.parse(name), split): effect
@@ -204,12 +205,12 @@ def _effects(path: Path) -> dict[tuple[str, str], Effect]:
             position=row["position"],
             coefficient=row["coefficient"],
             label=row["label"] or "",
-            screen=_number(row["screen"]),
-            push=_number(row["push"]),
-            kl=_number(row["kl"]),
-            neutral_perplexity_ratio=_number(row["neutral_perplexity_ratio"]),
-            p_family=_number(row["p_family"]),
-            q=_number(row["q"]),
+            screen=or_nan(row["screen"]),
+            push=or_nan(row["push"]),
+            kl=or_nan(row["kl"]),
+            neutral_perplexity_ratio=or_nan(row["neutral_perplexity_ratio"]),
+            p_family=or_nan(row["p_family"]),
+            q=or_nan(row["q"]),
             outputs=None if row["task_score"] is None else _outputs(row),
             **{stem: _interval(row, value, stem) for stem, value in intervals.items()},
         )
@@ -277,8 +278,8 @@ def _transferred(path: Path) -> dict[FeatureId, Transferred]:
     table = read_table(path, ("feature", "frequency", "control_frequency", *specificity))
     return {
         FeatureId.parse(row["feature"]): Transferred(
-            frequency=_number(row["frequency"]),
-            control_frequency=_number(row["control_frequency"]),
+            frequency=or_nan(row["frequency"]),
+            control_frequency=or_nan(row["control_frequency"]),
             specificity=_interval(row, "specificity", "specificity"),
         )
         for row in table.to_pylist()
@@ -351,14 +352,13 @@ def _row_facts(folder: Path, row_ids: set[str]) -> dict[str, dict[str, Any]]:
     chosen = {row["row_id"]: row for row in selection.to_pylist()}
     facts = {row["row_id"]: row | chosen[row["row_id"]] for row in index.to_pylist()}
     for row in facts.values():
-        row["pool_score"] = _number(row["pool_score"])
+        row["pool_score"] = or_nan(row["pool_score"])
     return facts
 
 
 def _interval(row: Mapping[str, Any], value: str, stem: str) -> Interval:
-    ends = (_number(row[f"{stem}_{end}"]) for end in ("low", "high"))
-    low, high = ends
-    return Interval(value=_number(row[value]), low=low, high=high)
+    low, high = (or_nan(row[f"{stem}_{end}"]) for end in ("low", "high"))
+    return Interval(value=or_nan(row[value]), low=low, high=high)
 
 
 def _fields(
@@ -366,11 +366,7 @@ def _fields(
 ) -> dict[str, Any]:
     """Return the named values, those of `numbers` with NaN for null."""
     found = {name: values[name] for name in plain}
-    return found | {name: _number(values[name]) for name in numbers}
-
-
-def _number(value: float | int | None) -> float:
-    return float("nan") if value is None else float(value)
+    return found | {name: or_nan(values[name]) for name in numbers}
 
 
 def _floats(column: pa.ChunkedArray) -> np.ndarray:

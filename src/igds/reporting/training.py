@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from igds.reporting.artifacts import read_json, read_table, require_keys
 from igds.reporting.values import Evaluation, Interval, Measured, Training
+from igds.stats.null import or_nan
 
 _TRAINED = ("rows", "left_out", "truncated", "steps", "tokens", "response_tokens", "learning_rate")
 _MEAN = ("mean", "low", "high", "n")
@@ -59,11 +59,5 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 def _measured(path: Path, place: str, mean: dict[str, Any]) -> Measured:
     require_keys(path, place, _MEAN, mean)
-    return Measured(mean=_interval(mean), n=mean["n"])
-
-
-def _interval(mean: Mapping[str, Any]) -> Interval:
-    value, low, high = (
-        float("nan") if mean[name] is None else float(mean[name]) for name in _MEAN[:3]
-    )
-    return Interval(value=value, low=low, high=high)
+    value, low, high = (or_nan(mean[name]) for name in _MEAN[:3])
+    return Measured(mean=Interval(value=value, low=low, high=high), n=mean["n"])

@@ -21,6 +21,7 @@ from igds.stages.judging import generation_settings, run_pilot, task_judge
 from igds.stages.rigorous import confirm
 from igds.stages.transfer import measure_transfer
 from igds.stages.validation import intervention_steps, record_plan, validation_examples
+from igds.stats.null import or_nan
 
 VERSION = 8
 PROMOTED = 16
@@ -111,4 +112,4 @@ def _candidates(context: Context, mixed: bool) -> dict[str, float]:
             "recall.min_frequency and say --overwrite"
         )
     names, lows = (chosen[column].to_pylist() for column in ("feature", "specificity_low"))
-    return {name: float("nan") if v is None else v for name, v in zip(names, lows, strict=True)}
+    return dict(zip(names, map(or_nan, lows), strict=True))
