@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -17,6 +18,7 @@ from igds.models.blocks import decoder_blocks
 from igds.models.load import ModelSpec, load_blocks
 from igds.progress import Progress
 from igds.reading.residuals import residuals_at_read, residuals_at_tokens
+from igds.reading.statistics import summary
 from igds.saes.quality import sae_quality
 from igds.saes.sae import SAE
 
@@ -153,7 +155,7 @@ def _figures(
     layer = sae.layer
     tokens, scan = readings.tokens[layer], readings.scan[layer]
     read, control = readings.task[0][layer], readings.control[0][layer]
-    columns = chosen or _recalled(sae, read, min_frequency)
+    columns = chosen or np.flatnonzero(summary(sae, read)["frequency"] >= min_frequency).tolist()
     return LayerFigures(
         layer=layer,
         release=sae.release,
@@ -172,14 +174,6 @@ def _figures(
             [sae.encode_columns(one[layer], columns) for one in readings.control],
         ),
     )
-
-
-def _recalled(
-    sae: SAE, residuals: Float[Tensor, "prompts d_model"], min_frequency: float
-) -> list[int]:
-    """Return the features active on at least that share of the prompts (eq. 2)."""
-    frequency = (sae.encode(residuals) > 0).double().mean(dim=0)
-    return (frequency >= min_frequency).nonzero()[:, 0].tolist()
 
 
 def _scan(spec: ModelSpec, ids: Ids, wanted: Tensor, batch_tokens: int) -> Residuals:

@@ -117,7 +117,7 @@ def feature_statistics(
         min_frequency: share of prompts, 0-1.
         random_seed: take in place of the recalled features as many random ones; None takes none.
     """
-    prior = _summary(sae, sets.prior)
+    prior = summary(sae, sets.prior)
     recalled = prior["frequency"] >= min_frequency
     if random_seed is not None:
         recalled = _drawn(sae, int(recalled.sum()), random_seed)
@@ -126,7 +126,7 @@ def feature_statistics(
         "layer": np.full(sae.d_sae, sae.layer, dtype=np.int32),
         "index": np.arange(sae.d_sae, dtype=np.int32),
         **prior,
-        "control_frequency": _summary(sae, sets.control_task_template)["frequency"],
+        "control_frequency": summary(sae, sets.control_task_template)["frequency"],
         **_specificity(sae, sets, np.flatnonzero(recalled)),
         "recalled": recalled,
     }
@@ -142,7 +142,7 @@ def _drawn(sae: SAE, count: int, seed: int) -> Bool[np.ndarray, " d_sae"]:
     return drawn
 
 
-def _summary(sae: SAE, residuals: Float[Tensor, "prompts d_model"]) -> dict[str, np.ndarray]:
+def summary(sae: SAE, residuals: Float[Tensor, "prompts d_model"]) -> dict[str, np.ndarray]:
     """Return frequency (0-1), mean and maximal activation of every feature; NaN of no prompts."""
     n = len(residuals)
     active, total = torch.zeros(sae.d_sae), torch.zeros(sae.d_sae, dtype=torch.float64)
