@@ -155,7 +155,8 @@ def check_first_rows(source: Source, rendering: Rendering, base: Path) -> None:
     Raises:
         RequestError: so it is, or see `read_source`.
     """
-    rows = [row.fields or {} for row in islice(raw_rows(source, rendering, base), 100)]
+    first = raw_rows(replace(source, sample=None), rendering, base)  # a draw takes the whole pass
+    rows = [row.fields or {} for row in islice(first, 100)]
     for field in rendering.template.fields:
         if rows and not any(field in row for row in rows):
             column = source.columns.get(field, field)
