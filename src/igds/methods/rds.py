@@ -9,7 +9,7 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 
 from igds.methods.base import ORDER, STATUS, Reading
-from igds.rows import NoScore, Status
+from igds.rows import Status
 
 COLUMN = "embedding"
 
@@ -27,9 +27,7 @@ class EmbeddingScorer:
         assert found is not None, "the pass read no responses"
         assert found.mean is not None, "the pass read no mean states"
         status = np.array(found.status, dtype=object)
-        unread = np.isnan(found.mean).any(axis=1)
-        status[~unread] = Status.OK
-        status[unread & (status == Status.OK)] = NoScore.NO_ROOM
+        status[~np.isnan(found.mean).any(axis=1)] = Status.OK
         unit = found.mean / np.linalg.norm(found.mean, axis=1, keepdims=True)
         return {COLUMN: unit, STATUS: status}
 
