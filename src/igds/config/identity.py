@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from decimal import Decimal
 from io import StringIO
 from pathlib import Path
@@ -45,10 +45,14 @@ def chosen(value: Any) -> Any:
     found = {}
     for one in fields(value):
         own = getattr(value, one.name)
-        default = one.default if one.default_factory is MISSING else one.default_factory()
-        if own != default:
+        if own != field_default(one):
             found[one.name] = chosen(own)
     return found
+
+
+def field_default(spec: Field[Any]) -> Any:
+    """Return a field's default, MISSING where it has none."""
+    return spec.default if spec.default_factory is MISSING else spec.default_factory()
 
 
 def digest(value: Any) -> str:

@@ -18,7 +18,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from igds.config import schema
-from igds.config.identity import to_plain
+from igds.config.identity import field_default, to_plain
 
 _PLAIN = re.compile(r"(?!true$|false$|null$)[A-Za-z][\w./*-]*")
 _WIDTH = 100
@@ -87,7 +87,7 @@ def _lines(section: Any, depth: int) -> Iterator[str]:
 def _given(item: Any) -> dict[str, Any]:
     """Return the fields of a list item that are not at their defaults."""
     pairs = ((spec, getattr(item, spec.name)) for spec in fields(item))
-    return {spec.name: value for spec, value in pairs if value != _default(spec)}
+    return {spec.name: value for spec, value in pairs if value != field_default(spec)}
 
 
 def _flow(value: Any) -> str:
@@ -142,14 +142,8 @@ def _type_words(hint: Any) -> str:
     return words.get(hint, "section")
 
 
-def _default(spec: Field[Any]) -> Any:
-    if spec.default_factory is not MISSING:
-        return spec.default_factory()
-    return spec.default
-
-
 def _default_words(spec: Field[Any]) -> str:
-    value = _default(spec)
+    value = field_default(spec)
     if value is MISSING:
         return "required"
     if value is None:
