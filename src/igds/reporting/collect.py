@@ -193,7 +193,7 @@ def _effects(path: Path) -> dict[tuple[str, str], Effect]:
         "logprob": "delta_logprob",
     }
     facts = ("n", "active", "metric", "rule", "position", "coefficient", "label")
-    numbers = ("screen", "push", "kl", "neutral_perplexity_ratio", "p_family", "q")
+    numbers = ("push", "kl", "neutral_perplexity_ratio", "p_family", "q")
     ends = [f"{stem}_{end}" for stem in intervals for end in ("low", "high")]
     columns = ("feature", "split", *facts, *numbers, *intervals.values(), *ends, *SIDE_EFFECTS)
     return {
@@ -205,7 +205,6 @@ def _effects(path: Path) -> dict[tuple[str, str], Effect]:
             position=row["position"],
             coefficient=row["coefficient"],
             label=row["label"] or "",
-            screen=or_nan(row["screen"]),
             push=or_nan(row["push"]),
             kl=or_nan(row["kl"]),
             neutral_perplexity_ratio=or_nan(row["neutral_perplexity_ratio"]),

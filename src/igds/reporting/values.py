@@ -143,8 +143,6 @@ class Effect:
     answer: Interval
     """Delta on the final answer's tokens; NaN when the task marks none."""
     label: str
-    screen: float
-    """Gradient estimate of the delta."""
     p_family: float
     """Family-wise p on S3, 0-1; NaN on other splits."""
     q: float
