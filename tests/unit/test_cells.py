@@ -28,6 +28,7 @@ def config(*grid: Grid, **changes: object) -> Config:
             "late": "--recall.min-frequency 0.9",
             "norecall": "--recall.candidates random",
             "x": "",
+            "bare": "--data.control []",
             "spread": "--select.diversity.column rds",
         },
     )
@@ -204,3 +205,11 @@ def test_random_candidates_are_another_run_and_vectors_of_a_method_another_score
         made = plan.cell_config(cell)
         made.check_stages(["select"])
         assert (made.select.diversity is not None) == ("spread" in cell.arm)
+
+
+def test_a_variant_without_what_its_methods_need_is_refused_before_any_work() -> None:
+    plan_cells(config(Grid(arms=("cosine", "random@x"))))
+    with pytest.raises(ValueError, match=r"score needs the section data.control \(for cosine\)"):
+        plan_cells(config(Grid(arms=("igds", "cosine@bare"))))
+    with pytest.raises(ValueError, match="score needs the section intervene"):
+        plan_cells(config(Grid(arms=("igds",)), intervene=None))

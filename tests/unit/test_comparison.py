@@ -13,7 +13,7 @@ from planted_cells import cell_result, item
 
 from igds.config.experiment import Contrast, Experiment, Grid
 from igds.config.inputs import SAE, Data, Model, Source
-from igds.config.schema import Config
+from igds.config.schema import Config, Intervene, Recall
 from igds.config.training import Evaluate, Finetune
 from igds.experiments.cells import plan_cells
 from igds.experiments.comparison import adjusted, arms, contrasts
@@ -45,6 +45,8 @@ def planted() -> Finished:
         model=Model(id="model"),
         saes=(SAE(path="sae"),),
         data=Data(prior=ROWS, validation=ROWS, control=ROWS, pool=ROWS, test=ROWS),
+        recall=Recall(),
+        intervene=Intervene(),
         finetune=Finetune(),
         evaluate=Evaluate(generate=False),
         experiment=Experiment(grid=(GRID,)),

@@ -15,7 +15,7 @@ from tests.helpers import tiny_tokenizer
 from igds.config.training import Evaluate
 from igds.data.templates import Template
 from igds.errors import RequestError
-from igds.evaluation.comet import check_comet, comet_items
+from igds.evaluation.comet import comet_items
 from igds.evaluation.items import COLUMNS, ITEMS, generation_prompts, gold_rows
 from igds.evaluation.results import judges_by_0_and_1, summarise
 from igds.evaluation.tables import output_facts, output_items, usable_rows
@@ -23,7 +23,6 @@ from igds.evaluation.work import OUTPUTS
 from igds.stats.bootstrap import paired_bootstrap
 from igds.tasks.custom import configured_task
 from igds.tasks.math import MathTask
-from igds.tasks.translation import TranslationTask
 
 
 def index_rows(*rows: dict[str, Any]) -> pa.Table:
@@ -179,9 +178,3 @@ def test_comet_judges_each_sample_by_another_python(tmp_path: Path) -> None:
     assert items["sample"].to_pylist() == [0, 1]
     assert items["text"].null_count == 2 and items.schema == ITEMS
     assert found.package == "unbabel-comet 9.9"
-
-
-def test_comet_is_for_translations() -> None:
-    check_comet(TranslationTask())
-    with pytest.raises(RequestError, match="task.name: translation"):
-        check_comet(MathTask())

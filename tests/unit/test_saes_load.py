@@ -59,8 +59,11 @@ def test_what_is_written_is_read(tmp_path: Path, activation: str) -> None:
     write_saelens(sae, tmp_path)
     found = load_sae(tmp_path)
     x = torch.randn(20, D_IN)
-    assert torch.equal(found.encode(x), sae.encode(x))
-    assert torch.equal(found.decode(found.encode(x)), sae.decode(sae.encode(x)))
+    for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
+        assert torch.equal(getattr(found, name), getattr(sae, name))
+    # Matrices of other strides are multiplied in another order on some CPUs.
+    torch.testing.assert_close(found.encode(x), sae.encode(x))
+    torch.testing.assert_close(found.decode(found.encode(x)), sae.decode(sae.encode(x)))
     assert (found.layer, found.neuronpedia_id, found.release) == (2, "tiny/2-res", tmp_path.name)
 
 
