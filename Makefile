@@ -13,9 +13,10 @@ export OMP_WAIT_POLICY := PASSIVE
 quickstart: $(VENV)/.quickstart
 	$(BIN)/python benchmarks/quickstart.py
 
-# A file's tests share fixtures, so they stay in one process; each computes with one thread.
+# A file's tests share fixtures, so they stay in one process; each computes with one thread. In the order
+# of the folders long files come first and short ones fill the end.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
