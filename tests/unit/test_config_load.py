@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -247,27 +248,16 @@ def test_gaps_matter_to_the_stages_that_run(
         config.check_stages([stage])
 
 
-def test_dense_methods_need_the_sets_that_they_part(load: Any) -> None:
-    for methods, validation, said in (
-        ("[cosine-best, igds-nofilter]", None, r"section recall \(for cosine-best, igds-nofilter"),
-        ("[cosine, probe]", True, r"section data.control \(for cosine, probe\)"),
-        ("[cosine-best]", True, r"section data.control \(for cosine-best\)"),
-        ("[cosine-best]", False, r"section data.validation \(for cosine-best\)"),
-        ("[igds-nofilter]", False, None),
-    ):
-        text = BASE.replace("score: {}", f"score: {{methods: {methods}}}")
-        if validation is None:
-            text = text.replace("recall: {}\nintervene: {}\n", "")
-        elif validation:
-            text = text.replace("  pool:", "  control: []\n  pool:")
-        else:
-            text = text.replace("  validation: [{path: validation.jsonl}]\n", "")
-        config = load(text).config
-        if said is None:
-            config.check_stages(["score"])
-            continue
-        with pytest.raises(ValueError, match=said):
-            config.check_stages(["score"])
+@pytest.mark.parametrize(("methods", "old", "new", "said"), [
+    ("cosine-best", "recall: {}\nintervene: {}\n", "", "recall (for cosine-best)"),
+    ("cosine, probe", "  pool:", "  control: []\n  pool:", "data.control (for cosine, probe)"),
+    ("cosine-best", "  validation:", "  test:", "data.validation (for cosine-best)"),
+])  # fmt: skip
+def test_methods_need_their_sets(load: Any, methods: str, old: str, new: str, said: str) -> None:
+    text = BASE.replace("score: {}", f"score: {{methods: [{methods}]}}")
+    load(text).config.check_stages(["score"])
+    with pytest.raises(ValueError, match=re.escape(f"score needs the section {said}")):
+        load(text.replace(old, new)).config.check_stages(["score"])
 
 
 def test_a_stage_by_a_method_without_features_needs_no_interventions(load: Any) -> None:
