@@ -36,6 +36,9 @@ class Explain:
 
     def execute(self, overrides: Sequence[str]) -> None:  # noqa: ARG002
         """Print the facts, one a line, then the prompt and the response."""
+        from igds.exports.run import stamp
+        from igds.runs.folder import RunFolder
+
         if (self.row_id is None) == (self.rank is None):
             raise RequestError("igds explain takes a row id or --rank, one of them")
         row_id = (
@@ -49,9 +52,6 @@ class Explain:
             print(f"{name}: {shown(value)}")
         for name, text in texts.items():
             print(f"{name}:\n{text}" if text is not None else f"{name}: -")
-        from igds.exports.run import stamp
-        from igds.runs.folder import RunFolder
-
         if said := stamp(RunFolder(self.run)):
             print(said)
 
@@ -111,10 +111,9 @@ def row_facts(run: Path, row_id: str) -> dict[str, Any]:
             f"{chosen['rank']} of {summary['scored']} scored ({summary['selected']} kept, "
             f"cut {shown(summary['cut'])})"
         )
-    method = summary["method"]
-    scorer = scored_by(method)
-    raw = _one(run / "score" / scorer, "shard-*.parquet", row_id, None) or {}
-    features = {f"{scorer} {name}": value for name, value in raw.items() if name not in row}
+    method = scored_by(summary["method"])
+    raw = _one(run / "score" / method, "shard-*.parquet", row_id, None) or {}
+    features = {f"{method} {name}": value for name, value in raw.items() if name not in row}
     return {**row, **chosen, **features}
 
 

@@ -61,9 +61,10 @@ def _show_experiment(run: Path, cells: Sequence[Path]) -> None:
 def _show_run(run: Path) -> None:
     """Print what is done in a run."""
     from igds.runs.files import read_json
+    from igds.runs.folder import RunFolder
     from igds.runs.readings import reading_words
 
-    manifest = read_json(run / "manifest.json") or {}
+    manifest = RunFolder(run).manifest()
     seconds = {name: cost["seconds"] for name, cost in manifest.get("stages", {}).items()}
     print_table(
         ("stage", "state", "seconds"),

@@ -128,7 +128,9 @@ def _read_residuals(context: Context, stage: Stage) -> None:
         SETS,
         "recall: reading prompts",
     )
-    sealed = {name: _sealed(context, name) for name in SETS if shards[name]}
+    index = context.run.path / "index"
+    rows = confirmation_rows(index / "validation", context.config.seed, context.split_sizes)
+    sealed = {name: _sealed(rows, index, name) for name in SETS if shards[name]}
     d_model = describe(context.model).d_model
     for layer in context.saes:
         column = RESIDUAL_COLUMN.format(layer=layer)
@@ -141,10 +143,8 @@ def _read_residuals(context: Context, stage: Stage) -> None:
         stage.write_tensors(f"residuals/L{layer}.safetensors", sets)
 
 
-def _sealed(context: Context, name: str) -> pa.Array:
-    """Return the ids of a set's rows that are, or equal, rows of the split S3."""
-    index = context.run.path / "index"
-    rows = confirmation_rows(index / "validation", context.config.seed, context.split_sizes)
+def _sealed(rows: pa.Table, index: Path, name: str) -> pa.Array:
+    """Return the ids of a set's rows that are, or equal, the given rows of the split S3."""
     if name not in OF_VALIDATION:
         wanted = rows["content_hash"].combine_chunks()
         rows = load_index(index / SETS[name], ["row_id", "content_hash"])

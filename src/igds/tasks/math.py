@@ -80,7 +80,7 @@ def last_boxed(text: str) -> tuple[int, int] | None:
 def _after_mark(text: str) -> tuple[int, int] | None:
     """Return (start, stop) of what follows `####` in the last line, None without any."""
     ended = text.rstrip()
-    before, mark, final = ended[ended.rfind("\n") + 1 :].rpartition(_MARK)
+    _, mark, final = ended[ended.rfind("\n") + 1 :].rpartition(_MARK)
     stop = len(ended)
     return (stop - len(final.lstrip()), stop) if mark and final.strip() else None
 
