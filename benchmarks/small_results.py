@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from _common import ROOT
-from igds.config.experiment import FULL, ORIGINAL, split_arm
+from _small_development import TRIED, TUNED, VARIANTS, met, rates, variants
+from igds.config.experiment import FULL, ORIGINAL
 from igds.config.load import load_config
 from igds.experiments.comparison import Arm, Tested, adjusted, arms, contrasts, difference
 from igds.experiments.figures import figures
@@ -28,7 +29,6 @@ from igds.experiments.results import selected_rows
 from igds.experiments.run import Finished, finished
 from igds.experiments.tables import (
     EXPLORED,
-    arm_table,
     arm_tables,
     contrast_table,
     interval,
@@ -36,7 +36,7 @@ from igds.experiments.tables import (
     stamps,
     verdict,
 )
-from igds.reporting.text import number, percent, signed
+from igds.reporting.text import number, percent
 from igds.stats.crossed import Crossed
 
 NAMES = ("math", "summarization", "noise-prompt", "noise-response")
@@ -46,8 +46,7 @@ TITLES_OF = {
     "noise-prompt": "Noise in prompts: half of a mathematics pool are other tasks",
     "noise-response": "Noise in responses: half of a mathematics pool has exchanged answers",
 }
-TUNED = {"math-dev": "math and the noisy pools", "summarization-dev": "summarization"}
-BUDGET, ENOUGH = "0.2", 5
+BUDGET = "0.2"
 NULLS = ("igds@untrained", "igds@permuted")
 CHANCE = (0.44, 0.56)
 PREDICTED = {
@@ -113,23 +112,27 @@ def main() -> int:
     return 0
 
 
-def stored() -> tuple[dict[str, Finished], dict[str, Finished]]:
-    """Return the four pools and the runs on development rows, as far as they have come."""
-    found, tuned = (
+def stored() -> tuple[dict[str, Finished], dict[str, Finished], dict[str, Finished]]:
+    """Return the four pools, learning rates and variants on development rows, as far as they are.
+
+    Each by the name of its configuration.
+    """
+    found, tuned, tried = (
         {name: finished(load_config(CONFIGS / f"{name}.yaml")) for name in names}
-        for names in (NAMES, TUNED)
+        for names in (NAMES, TUNED, VARIANTS)
     )
-    return found, tuned
+    return found, tuned, tried
 
 
 def page(
-    found: Mapping[str, Finished], tuned: Mapping[str, Finished]
+    found: Mapping[str, Finished], tuned: Mapping[str, Finished], tried: Mapping[str, Finished]
 ) -> tuple[str, dict[str, bytes]]:
     """Return the page, and its figures: path from the page's folder -> SVG.
 
     Args:
         found: the four pools.
-        tuned: the runs on development rows.
+        tuned: learning rates on development rows.
+        tried: variants of igds on development rows.
     """
     drawn = {}
     pools = {name: measure(experiment) for name, experiment in found.items()}
@@ -169,6 +172,10 @@ def page(
     parts += ["## Learning rates, on development rows"]
     for name, experiment in tuned.items():
         parts += [f"### Of {TUNED[name]}", *rates(experiment)]
+    parts += ["## Variants of igds, on development rows", TRIED]
+    for name, experiment in tried.items():
+        pool = measure(experiment)
+        parts += [f"### On {VARIANTS[name]}", *variants(experiment, pool.arms, pool.leads)]
     return "\n\n".join(parts) + "\n", drawn
 
 
@@ -276,35 +283,6 @@ def all_contrasts(found: Mapping[str, Finished]) -> dict[str, list[Tested]]:
     return {name: [next(together) for _ in own] for name, own in tested.items()}
 
 
-def rates(tuning: Finished) -> list[str]:
-    """Return every rate that was tried, and how far training all rows goes beyond chance."""
-    primary = tuning.plan.experiment.primary
-    measured = arms(tuning)
-    if len(measured) < 2:
-        return ["None is measured yet."]
-    spread = [
-        arm.means[primary].seed_deviation
-        for arm in measured
-        if split_arm(arm.arm)[0] == "random" and len(arm.cells) > 1
-    ]
-    parts = [arm_table(measured, primary)]
-    for arm in measured:
-        if split_arm(arm.arm)[0] != FULL:
-            continue
-        gain = arm.gain[primary].interval.mean
-        said = f"{arm.arm} is {signed(gain, 4)} from the model as it was"
-        if not spread:
-            parts.append(f"{said}: not judged, as no rate has two seeds of random rows yet.")
-            continue
-        pooled = float(np.sqrt(np.mean(np.square(spread))))
-        parts.append(
-            f"{said}: {number(gain / pooled, 1)} deviations of random rows over seeds "
-            f"({number(pooled, 4)}, pooled over {len(spread)} rates). At least {ENOUGH} are asked "
-            f"for: {met(gain >= ENOUGH * pooled)}."
-        )
-    return parts
-
-
 def noise_table(name: str, pool: Pool) -> str:
     """Return the share of noise in each arm's selections; labels are read once all are made."""
     if not pool.experiment.complete:
@@ -372,11 +350,6 @@ def null_predictions(pools: Mapping[str, Pool]) -> str:
             )
     columns = ("pool", "arm", "seeds", "minus random", "", "igds minus it")
     return markdown(columns, rows) if rows else "Not measured yet."
-
-
-def met(true: bool, words: str = "met") -> str:
-    """Return what is said of a prediction."""
-    return words if true else "**not met**"
 
 
 if __name__ == "__main__":

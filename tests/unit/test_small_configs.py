@@ -23,6 +23,7 @@ FOLDER = Path(__file__).parents[2] / "configs" / "small"
 SETS = ("prior", "validation", "control", "pool", "test")
 TASKS = ("math", "summarization")
 NAMES = ("math", "summarization", "noise-prompt", "noise-response")
+VARIANTS = {"summarization-variants": "summarization"}
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -40,7 +41,8 @@ def labels(name: str) -> list[dict[str, str]]:
 
 
 def test_there_is_one_config_a_pool() -> None:
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == {*NAMES, *(f"{t}-dev" for t in TASKS)}
+    others = {*(f"{task}-dev" for task in TASKS), *VARIANTS}
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == {*NAMES, *others}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -84,6 +86,18 @@ def test_rates_are_tuned_by_random_and_full_alone_and_never_on_the_test_set(task
         dev.experiment.variants.values()
     )
     assert dev.seed > config.seed + 5
+
+
+@pytest.mark.parametrize(("name", "task"), VARIANTS.items())
+def test_variants_differ_from_the_tested_igds_by_what_they_name_alone(name: str, task: str) -> None:
+    tested = load_config(FOLDER / f"{task}.yaml").config
+    tried = load_config(FOLDER / f"{name}.yaml").config
+    assert [source.path for source in tried.data.test] == [f"data/{task}_dev.jsonl.gz"]
+    assert replace(tried.data, test=tested.data.test) == tested.data
+    for section in ("seed", "model", "saes", "task", "recall", "intervene", "select", "finetune"):
+        assert getattr(tried, section) == getattr(tested, section)
+    assert tried.experiment
+    assert {split_arm(arm)[0] for arm in tried.experiment.arms} == {"original", "random", "igds"}
 
 
 @pytest.mark.parametrize("task", TASKS)

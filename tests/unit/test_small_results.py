@@ -96,7 +96,9 @@ def test_the_page_holds_contrasts_predictions_and_rates(untrained: float, said: 
     }
     rate = {"original": -1.0, "random@lr1e-4": 0.1}
     tuned = {name: planted(name, partial(by_arm, rate, 0.0)) for name in small_results.TUNED}
-    page, drawn = small_results.page(found, tuned)
+    gains = {"original": -1.0, "igds": -0.1, "igds@strata": 0.1}
+    tried = {name: planted(name, partial(by_arm, gains, 0.0)) for name in small_results.VARIANTS}
+    page, drawn = small_results.page(found, tuned, tried)
     assert page.count("math: igds is better") == 3
     assert page.count("no difference found") == 6  # summarization's, in short and in the table
     row = next(line for line in page.splitlines() if line.startswith("| math | igds@untrained"))
@@ -106,6 +108,10 @@ def test_the_page_holds_contrasts_predictions_and_rates(untrained: float, said: 
     full = next(line for line in page.splitlines() if line.startswith("full@"))
     assert float(full.split()[2]) == pytest.approx(1.0, abs=0.01)
     assert "deviations of random rows over seeds" in full
+    strata = [line for line in page.splitlines() if line.startswith("| igds@strata")]
+    assert "`--select.stratify length`" in strata[0]
+    shown = [float(line.split(" | ")[-1].split()[0].replace("−", "-")) for line in strata[:2]]
+    assert shown == pytest.approx([-0.2, 0.1], abs=0.01)  # igds minus it, it minus random
     assert {split_arm(cell.arm)[0] for cell in tuned["math-dev"].results} >= {"full", "random"}
     assert {path.split("/")[1] for path in drawn} == set(small_results.NAMES)
 
