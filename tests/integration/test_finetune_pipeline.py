@@ -182,7 +182,9 @@ def test_another_engine_gets_data_yaml_and_command(project: Path, engine: str) -
     assert settings["output_dir"] == str(folder / "model")
     note, *more = json.loads((folder / "summary.json").read_text())["notes"]
     assert str(folder / f"{engine}.yaml") in note
-    assert {"llamafactory": "no <bos>", "axolotl": "bfloat16"}[engine] in more[0]
+    wanted = {"llamafactory": "no <bos> and <eos>", "axolotl": "bfloat16"}[engine]
+    assert any(wanted in note for note in more)
+    assert all(row["output"].endswith("<eos>") for row in rows) == (engine == "llamafactory")
     if engine == "llamafactory":
         info = json.loads((folder / "dataset_info.json").read_text())
         assert settings["dataset_dir"] == str(folder) and settings["dataset"] in info

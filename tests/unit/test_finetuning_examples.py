@@ -148,6 +148,8 @@ def test_rows_say_how_often_and_how_long() -> None:
         ({"learning_rate": 0.0}, "learning_rate must be over 0"),
         ({"warmup": 1.0}, "warmup must be"),
         ({"batch": 6, "device_batch": 4}, "batch 6 is no multiple of 4"),
+        ({"engine": "axolotl", "trackers": ("wandb",)}, "trackers are not written for axolotl"),
+        ({"engine": "axolotl", "accelerate_config": "a"}, "accelerate_config needs engine: trl"),
         ({"processes": 3}, "batch 64 is no multiple of 8 .* times 3"),
         ({"trackers": ("tensorbord",)}, "did you mean tensorboard"),
     ],

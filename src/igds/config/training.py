@@ -95,8 +95,8 @@ class Finetune:
                 raise ValueError(f"{name} must be over 0, not {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must be at least 0 and under 1, not {self.warmup}")
-        if self.equal == "tokens" and self.engine != "trl":
-            raise ValueError("equal: tokens needs engine: trl")
+        if self.engine != "trl":
+            self._check_engine()
         for name in ("tokens", "steps"):
             if (self.equal == name) != (getattr(self, name) is not None):
                 raise ValueError(f"{name} and equal: {name} go together")
@@ -108,6 +108,15 @@ class Finetune:
         for name in self.trackers:
             if name not in TRACKERS:
                 raise ValueError(f"trackers has {name!r}; {did_you_mean(name, TRACKERS)}")
+
+    def _check_engine(self) -> None:
+        """Refuse what another trainer would not be told."""
+        if self.equal == "tokens":
+            raise ValueError("equal: tokens needs engine: trl")
+        if self.accelerate_config is not None:
+            raise ValueError("accelerate_config needs engine: trl; other trainers take their own")
+        if self.trackers and self.engine == "axolotl":
+            raise ValueError("trackers are not written for axolotl: set them in its YAML")
 
     @property
     def forward_batch(self) -> int:

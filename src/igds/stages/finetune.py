@@ -13,9 +13,7 @@ import pyarrow.parquet as pq
 from igds.config.identity import to_plain
 from igds.config.training import Finetune
 from igds.data.index import load_index
-from igds.data.tokens import added_bos
 from igds.executors.make import worker_threads
-from igds.exports.llamafactory import without_bos
 from igds.exports.rows import Chosen
 from igds.finetuning.engines import write_engine
 from igds.finetuning.examples import (
@@ -28,7 +26,6 @@ from igds.finetuning.launch import check_packages, launch
 from igds.finetuning.results import log_table, rows_table, training_summary
 from igds.finetuning.spec import TrainFolder, TrainSpec
 from igds.models.load import ModelSpec, describe, load_tokenizer, model_identity
-from igds.runs.files import read_json
 from igds.runs.stage import Stage
 from igds.stages.context import Context
 
@@ -107,8 +104,6 @@ def finetune_rows(
         model=model.path,
         seed=context.config.seed,
     )
-    if settings.engine == "llamafactory" and not context.config.prompts.chat_template:
-        notes += without_bos(added_bos(load_tokenizer(model)))
     summary = {"engine": settings.engine, "model": model.id, "rows": len(row_ids), "notes": notes}
     stage.write_json("summary.json", summary)
     stage.commit()
@@ -117,12 +112,11 @@ def finetune_rows(
 
 
 def _chosen(context: Context, settings: Finetune, row_ids: Sequence[str]) -> Chosen:
-    """Return the rows for another trainer, without a BOS that it would add once more."""
+    """Return the rows for another trainer."""
     folder = context.run.path / "index"
-    summary = read_json(folder / "summary.json") or {}
     ids = load_index(folder, ["row_id"])["row_id"]
     mask = pc.is_in(ids, value_set=pa.array(row_ids, pa.string())).to_numpy().astype(bool)
-    return Chosen(folder, mask, bos=summary["added_bos"] if settings.engine == "axolotl" else None)
+    return Chosen.for_trainer(folder, mask, settings.engine)
 
 
 def _train(
