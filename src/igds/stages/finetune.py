@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 from igds.config.identity import to_plain
 from igds.config.training import Finetune
 from igds.data.index import load_index
+from igds.data.templates import parse_template
+from igds.errors import RequestError
 from igds.executors.make import worker_threads
 from igds.exports.rows import Chosen
 from igds.finetuning.engines import write_engine
@@ -21,6 +23,7 @@ from igds.finetuning.examples import (
     rows_by_id,
     training_examples,
     training_order,
+    training_texts,
 )
 from igds.finetuning.launch import check_packages, launch
 from igds.finetuning.results import log_table, rows_table, training_summary
@@ -45,12 +48,24 @@ def check(context: Context) -> None:
     """Refuse, before any work, what cannot be done.
 
     Raises:
-        RequestError: a package is missing.
+        RequestError: a package is missing, or the templates are not for these prompts.
     """
     settings = context.config.finetune
     assert settings is not None, "the pipeline checks only stages that have a section"
-    if settings.engine == "trl":
-        check_packages(settings)
+    if settings.engine != "trl":
+        return
+    check_packages(settings)
+    own = settings.template is not None or settings.response is not None
+    if own and context.config.prompts.chat_template:
+        raise RequestError("finetune.template and response are for raw prompts, not chat prompts")
+    if settings.template is not None:
+        known = {*context.template.fields, *context.task.fields}
+        unknown = set(parse_template(settings.template, user_turn=True).fields) - known
+        if unknown:
+            raise RequestError(
+                f"finetune.template has the place {min(unknown)!r}, which rows do not have: the "
+                f"fields are {', '.join(sorted(known))}"
+            )
 
 
 def run(context: Context) -> None:
@@ -123,7 +138,7 @@ def _train(
     context: Context, stage: Stage, settings: Finetune, model: ModelSpec, row_ids: Sequence[str]
 ) -> None:
     """Write all of `finetune/` but its record."""
-    rows = rows_by_id(context.run.path / "index", row_ids)
+    rows = training_texts(rows_by_id(context.run.path / "index", row_ids), settings)
     examples = training_examples(
         load_tokenizer(model),
         rows,
