@@ -22,7 +22,8 @@ class Plan:
 
     Of an experiment, what its cells have in common is counted once, training and evaluation for
     every cell. Times are those of this machine, from a short measurement. Once interventions have
-    run, also how many confirmation prompts a delta needs at the deviation that they measured.
+    run, also how many confirmation prompts a delta needs at the deviation that they measured. Any
+    setting can follow the config.
     """
 
     overridable: ClassVar[bool] = True
