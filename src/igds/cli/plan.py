@@ -80,8 +80,8 @@ def _indexed(file: ConfigFile) -> tuple[ConfigFile, Path, Trainings, list[str]]:
     counted = replace(first, finetune=config.finetune, evaluate=config.evaluate)
     notes = (
         [
-            f"{len(others)} variant(s) with other SAEs, rows or settings repeat what stands above "
-            "finetune, which is counted once"
+            f"{len(others)} variant(s) with other SAEs, rows or settings make anew what these "
+            "change of what stands above finetune, which is counted once"
         ]
         if others
         else []
