@@ -14,7 +14,7 @@ from igds.reporting.text import number, signed
 from igds.stats.crossed import Crossed
 
 TUNED = {"math-dev": "math and the noisy pools", "summarization-dev": "summarization"}
-VARIANTS = {"summarization-variants": "summarization"}
+VARIANTS = {"summarization-variants": "summarization", "math-variants": "math"}
 ENOUGH = 5
 """Deviations of random rows by which training all rows must beat the model as it was."""
 TRIED = (

@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parents[2] / "configs" / "small"
 SETS = ("prior", "validation", "control", "pool", "test")
 TASKS = ("math", "summarization")
 NAMES = ("math", "summarization", "noise-prompt", "noise-response")
-VARIANTS = {"summarization-variants": "summarization"}
+VARIANTS = {"summarization-variants": "summarization", "math-variants": "math"}
 
 
 def rows(path: Path) -> list[dict[str, str]]:
