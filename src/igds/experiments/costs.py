@@ -1,7 +1,8 @@
-"""What a selection costs before any training, as a bound from counts of tokens."""
+"""What a selection costs before any training: a bound from counts of tokens, and by the clock."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from igds.models.load import resolve_model
 from igds.models.sizes import model_sizes
 from igds.planning.costs import forward_equivalents, stage_costs
 from igds.planning.table import sae_widths, set_tokens
+from igds.runs.folder import RunFolder
 
 
 def selection_cost(file: ConfigFile, run: Path, methods: Sequence[str]) -> dict[str, float]:
@@ -39,3 +41,27 @@ def selection_cost(file: ConfigFile, run: Path, methods: Sequence[str]) -> dict[
             part = "score" if step.step.startswith("score") else "identify"
             cost[part] += forward_equivalents(step, sizes)
     return cost
+
+
+def selection_seconds(run: Path, methods: Sequence[str]) -> dict[str, float]:
+    """Return the seconds of finding features, `identify`, and of scoring the pool, `score`.
+
+    What the run did not write down is left out. Methods that were scored in one pass over the pool
+    each have all of its time.
+
+    Args:
+        run: folder of the run with the scores.
+        methods: those that a selection is made from.
+    """
+    folder = RunFolder(run)
+    stages = folder.manifest().get("stages", {})
+    used = {"recall": READ_PROMPTS, "intervene": USE_FEATURES}
+    needed = [name for name, users in used.items() if set(methods) & set(users)]
+    events = [event for event in folder.events() if event["event"] == "method_scored"]
+    scored = {event["method"]: event["seconds"] for event in events}
+    found = {}
+    if all(name in stages for name in needed):
+        found["identify"] = math.fsum(stages[name]["seconds"] for name in needed)
+    if all(name in scored for name in methods):
+        found["score"] = math.fsum(scored[name] for name in methods)
+    return found
