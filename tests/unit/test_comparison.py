@@ -346,3 +346,23 @@ def test_the_time_that_selecting_took_is_shown_where_a_cell_knows_it(planted: Fi
         "loss": ["n/a", "n/a", "n/a", "1 min 01 s |"],
     }
     assert "in one pass each show all of it" in table[-1]
+
+
+def test_the_page_says_how_responses_were_generated(planted: Finished) -> None:
+    assert "Generated responses" not in comparison(planted, [])
+    plan = planted.plan
+    greedy = Evaluate(max_new_tokens=1024)
+    sampled = Evaluate(samples=16, temperature=0.8, top_p=0.95, max_new_tokens=64, shots=4)
+
+    def page(**variants: Evaluate) -> str:
+        configs = {
+            None if name == "none" else name: replace(plan.config, evaluate=settings)
+            for name, settings in variants.items()
+        }
+        return comparison(replace(planted, plan=replace(plan, variants=configs)), [])
+
+    first = "1 a prompt, greedy, at most 1,024 tokens, 0-shot"
+    second = "16 a prompt, temperature 0.8, top-p 0.95, at most 64 tokens, 4-shot"
+    assert f"\n\nGenerated responses: {first}.\n\n" in page(none=greedy, same=greedy)
+    both = page(none=greedy, hot=sampled, off=Evaluate(generate=False), warm=sampled)
+    assert f"responses: {first}.\n\nGenerated responses of hot, warm: {second}.\n\n" in both

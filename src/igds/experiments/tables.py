@@ -12,7 +12,7 @@ from igds.config.scoring import RANDOM_MATCHED, selects_by_features
 from igds.experiments.comparison import Arm, Tested, contrasts
 from igds.experiments.results import selected_rows
 from igds.experiments.run import Finished
-from igds.reporting.text import count, duration, number, percent, signed
+from igds.reporting.text import count, decoding, duration, number, percent, signed
 from igds.stats.crossed import Crossed
 
 ADJUSTED = (
@@ -47,12 +47,23 @@ def comparison(finished: Finished, found: Sequence[Arm]) -> str:
     primary = finished.plan.experiment.primary
     config = finished.plan.config
     parts = [f"Model {config.model.train_id or config.model.id}, task {config.task.name}."]
+    parts += _generated(finished)
     if not finished.complete:
         wanted = len(finished.plan.cells)
         parts.append(f"**{finished.done} of {wanted} cells are finished.**")
     parts += stamps(finished)
     parts += ["### Declared contrasts", contrast_table(contrasts(finished), primary)]
     return "\n\n".join([*parts, EXPLORED, *arm_tables(finished, found)]) + "\n"
+
+
+def _generated(finished: Finished) -> list[str]:
+    """Return how responses are generated, a line each for variants that differ in it."""
+    lines: dict[str, list[str]] = {}
+    for variant, config in finished.plan.variants.items():
+        if config.evaluate is not None and config.evaluate.decoding is not None:
+            lines.setdefault(decoding(config.evaluate.decoding), []).append(variant or "")
+    of = {words: "" if "" in names else f" of {', '.join(names)}" for words, names in lines.items()}
+    return [f"Generated responses{of[words]}: {words}." for words in lines]
 
 
 def stamps(finished: Finished) -> list[str]:
