@@ -185,7 +185,7 @@ def test_the_plan_bills_training_by_the_cell_and_goes_on_from_its_index(
     assert main(["plan", str(copied_experiment / "igds.yaml")]) == 0
     said = capsys.readouterr().out
     assert "finetune, 11 cells" in said and "evaluate, 11 cells" in said
-    assert "1 variant(s) with other SAEs, rows or settings repeat" in said.replace("\n", " ")
+    assert "1 variant(s) with other SAEs, rows or settings make" in said.replace("\n", " ")
     after = (copied_experiment / "runs" / "tiny" / "shared" / "index" / "stage.json").stat()
     assert after.st_mtime_ns == before.st_mtime_ns
     assert not (copied_experiment / "runs" / "tiny" / "index").exists()
@@ -200,6 +200,16 @@ def test_a_variant_of_what_follows_the_scores_shares_them(done: Path) -> None:
     assert fast is not None and plain is not None
     assert fast.identity["finetune"]["learning_rate"] == 0.02
     assert fast.items["value"] != plain.items["value"]
+
+
+def test_a_variant_takes_the_stages_that_it_does_not_change(done: Path) -> None:
+    plain, folded = (done / "runs" / "tiny" / name for name in ("shared", "shared-folded"))
+    for stage in ("index", "recall", "intervene", "score/igds"):
+        same = [
+            path.samefile(folded / path.relative_to(plain)) for path in (plain / stage).glob("*.*")
+        ]
+        assert same and set(same) == {stage != "score/igds"}
+    assert len((done / "runs" / "s3.jsonl").read_text().splitlines()) == 1
 
 
 def test_the_page_has_every_arm_and_both_figures(done: Path) -> None:
@@ -313,8 +323,8 @@ def test_cells_of_other_saes_are_not_put_in_one_table_and_can_be_made_again(
         finished(file)
     found = run_experiment(file, overwrite=True, progress=SilentProgress())
     after = read_result(path)
-    assert found.complete and after is not None
-    assert after.identity == kept.identity and after.items == kept.items
+    assert found.complete and after
+    assert (after.identity, after.items) == (kept.identity, kept.items)
 
 
 def test_test_rows_without_responses_are_refused_once_they_are_indexed(
@@ -325,16 +335,14 @@ def test_test_rows_without_responses_are_refused_once_they_are_indexed(
     config = str(copied_experiment / "igds.yaml")
     assert main(["experiment", config, "--name", "unanswered"]) == WRONG
     assert "data.test: no row can be judged" in capsys.readouterr().err
-    shared = copied_experiment / "runs" / "unanswered" / "shared"
-    assert (shared / "index").exists() and not list(shared.glob("recall*"))
+    shared = {path.name for path in (copied_experiment / "runs/unanswered/shared").iterdir()}
+    assert "index" in shared and not shared & {"recall", "recall.part"}
 
 
 def test_draws_of_stand_ins_that_there_are_not_have_no_selection(copied_experiment: Path) -> None:
-    text = (copied_experiment / "igds.yaml").read_text()
-    text += "    - {arms: [igds-matched], budget: {rows: 12}, seeds: 5}\n"
-    (copied_experiment / "igds.yaml").write_text(text)
-    file = load_config(copied_experiment / "igds.yaml")
-    found = run_experiment(file, progress=SilentProgress())
+    with (copied_experiment / "igds.yaml").open("a") as config:
+        config.write("    - {arms: [igds-matched], budget: {rows: 12}, seeds: 5}\n")
+    found = run_experiment(load_config(copied_experiment / "igds.yaml"), progress=SilentProgress())
     made = [cell.seed for cell in found.results if cell.arm == "igds-matched"]
     lacking = [cell.seed for cell in found.unselected]
     assert made and lacking and sorted([*made, *lacking]) == [0, 1, 2, 3, 4]
@@ -370,16 +378,15 @@ def test_an_arm_for_which_no_feature_is_found_has_no_selection(copied_experiment
     found = run_experiment(file, progress=SilentProgress())
     (barred,) = found.unselected
     assert barred.name == "igds@barred_12rows_s0" and found.done == len(CELLS) + 1
-    kept = read_result(result_file(results(copied_experiment), barred.name))
+    path = result_file(results(copied_experiment), barred.name)
+    kept = read_result(path)
     assert kept is not None and kept.facts["identified"]["features"] == []
     assert not len(kept.items) and "igds@barred" not in {arm.arm for arm in arms(found)}
-    assert "**No selection**: igds@barred_12rows_s0, as interventions found no feature." in (
-        write_pages(found).read_text()
-    )
-    written = result_file(results(copied_experiment), barred.name).stat().st_mtime_ns
-    again = run_experiment(file, progress=SilentProgress())
-    assert again.unselected == found.unselected
-    assert result_file(results(copied_experiment), barred.name).stat().st_mtime_ns == written
+    said = "**No selection**: igds@barred_12rows_s0, as interventions found no feature."
+    assert said in write_pages(found).read_text()
+    written = path.stat().st_mtime_ns
+    assert run_experiment(file, progress=SilentProgress()).unselected == found.unselected
+    assert path.stat().st_mtime_ns == written
     # A run of which other arms need no feature stops, whichever cells are missing.
     text = text.replace("arms: [igds@barred]", "arms: [igds@barred, length@barred]")
     (copied_experiment / "igds.yaml").write_text(text)

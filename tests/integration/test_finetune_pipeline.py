@@ -15,6 +15,7 @@ from tests.tiny_project import run, sums, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from igds.config.load import load_config
+from igds.data.index import load_index
 from igds.errors import RequestError
 
 SECTIONS = """
@@ -172,6 +173,25 @@ def test_a_second_run_changes_nothing_and_other_settings_keep_the_earlier_model(
     assert [path.stat().st_mtime_ns for path in kept] == [before]
 
 
+def test_training_in_words_of_its_own(project: Path) -> None:
+    words = "template: '{question} makes?', response: 'Sum: {response}'"
+    with_training(project, f"finetune: {{batch: 4, device_batch: 4, {words}}}\n")
+    with pytest.raises(RequestError, match=r"finetune\.template has the place 'query'"):
+        run(project, "--finetune.template", "{query} makes?", until="finetune")
+    assert not (project / "runs").exists() or not list((project / "runs").glob("*/index"))
+    folder = run(project, until="finetune").folder.path
+    rows = pq.read_table(folder / "finetune" / "rows.parquet").sort_by("row_id")
+    ids = rows["row_id"].to_pylist()
+    read = load_index(
+        folder / "index", ["row_id", "n_prompt_tokens", "n_response_tokens"], ids
+    ).sort_by("row_id")
+    longer = len(" makes?") - len("\nSum:") + len("Sum: ") - len(" ")
+    assert rows["tokens"].to_pylist() == [
+        one["n_prompt_tokens"] + one["n_response_tokens"] + len(["<eos>"]) + longer
+        for one in read.to_pylist()
+    ]
+
+
 @pytest.mark.parametrize("engine", ["llamafactory", "axolotl"])
 def test_another_engine_gets_data_yaml_and_command(project: Path, engine: str) -> None:
     from ruamel.yaml import YAML
@@ -187,7 +207,9 @@ def test_another_engine_gets_data_yaml_and_command(project: Path, engine: str) -
     assert settings["output_dir"] == str(folder / "model")
     note, *more = json.loads((folder / "summary.json").read_text())["notes"]
     assert str(folder / f"{engine}.yaml") in note
-    assert {"llamafactory": "no <bos>", "axolotl": "bfloat16"}[engine] in more[0]
+    wanted = {"llamafactory": "no <bos> and <eos>", "axolotl": "bfloat16"}[engine]
+    assert any(wanted in note for note in more)
+    assert all(row["output"].endswith("<eos>") for row in rows) == (engine == "llamafactory")
     if engine == "llamafactory":
         info = json.loads((folder / "dataset_info.json").read_text())
         assert settings["dataset_dir"] == str(folder) and settings["dataset"] in info

@@ -17,12 +17,17 @@ import pytest
 from ruamel.yaml import YAML
 from test_index_chat import build as build_chats
 from test_index_chat import chats
+from tests.helpers import tiny_tokenizer
 
+from igds.config.training import Finetune
 from igds.data.index_files import INDEX_SCHEMA, IndexWriter
+from igds.data.tokens import added_bos
 from igds.errors import RequestError
 from igds.exports.rows import Chosen
 from igds.exports.run import export_run, stamp
 from igds.exports.trl import write_trl
+from igds.finetuning.engines import write_engine
+from igds.finetuning.examples import IGNORED, rows_by_id, training_examples
 from igds.rows import canonical
 from igds.runs.folder import RunFolder
 
@@ -156,6 +161,7 @@ def test_llamafactory_sharegpt(tmp_path: Path) -> None:
         "user", "assistant", "system",
     )  # fmt: skip
     assert any("skips 1 rows" in note for note in notes)
+    assert any("leave template out" in note for note in notes)
 
 
 def test_dataset_info_keeps_its_other_entries(tmp_path: Path) -> None:
@@ -231,12 +237,41 @@ def test_scores_stand_beside_in_the_same_order(tmp_path: Path, form: Any, order:
         )
 
 
-def test_llamafactory_says_that_raw_prompts_lose_their_bos(tmp_path: Path) -> None:
-    run = raw_run(tmp_path)
-    for bos, said in (("<bos>", True), (None, False)):
-        (run.path / "index" / "summary.json").write_text(json.dumps({"raw_bos": bos}))
-        notes = " ".join(export_run(run, tmp_path / "out.jsonl", "llamafactory", "pool"))
-        assert ("puts no <bos> before a prompt; scoring had one" in notes) == said
+@pytest.mark.parametrize(("make", "template"), [(chat_run, None), (raw_run, "empty")])
+def test_an_engine_renders_chats_itself_and_nothing_else(
+    tmp_path: Path, make: Any, template: str | None
+) -> None:
+    rows = Chosen.for_trainer(
+        make(tmp_path).path / "index", np.array([True, True, False, True]), "llamafactory"
+    )
+    settings = Finetune(engine="llamafactory", batch=4)
+    notes = write_engine(tmp_path, tmp_path, rows, settings, model="m", seed=1)
+    text = (tmp_path / "llamafactory.yaml").read_text()
+    assert YAML(typ="safe").load(text).get("template") == template
+    assert any("skips 1 rows" in note for note in notes) == (template is None)
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_llamafactory_sees_the_tokens_that_igds_trains_on(tmp_path: Path, bos: bool) -> None:
+    """Its template `empty` tokenizes prompt and response apart, and adds neither BOS nor EOS."""
+    run, tokenizer = raw_run(tmp_path), tiny_tokenizer(bos=bos)
+    known = {"raw_bos": added_bos(tokenizer), "eos": tokenizer.eos_token}
+    (run.path / "index" / "summary.json").write_text(json.dumps(known))
+    notes = " ".join(export_run(run, tmp_path / "out.jsonl", "llamafactory", "pool"))
+    assert ("no <bos> and <eos>:" in notes) == bos and "<eos>: the rows bring them" in notes
+    table = rows_by_id(run.path / "index", ["id0", "id1", "id3"])
+    wanted = training_examples(tokenizer, table, max_tokens=1000, chat=False)
+    for row, example in zip(
+        load(tmp_path / "out.jsonl", tmp_path), wanted.to_pylist(), strict=True
+    ):
+        prompt, response = (
+            tokenizer.encode(row[key], add_special_tokens=False)
+            for key in ("instruction", "output")
+        )
+        assert [*prompt, *response] == example["input_ids"]
+        assert response == [label for label in example["labels"] if label != IGNORED]
+    export_run(run, tmp_path / "trl.jsonl", "trl", "pool")
+    assert "<eos>" not in (tmp_path / "trl.jsonl").read_text()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from igds.finetuning.examples import (
     rows_by_id,
     training_examples,
     training_order,
+    training_texts,
 )
 from igds.finetuning.launch import check_packages, training_command, training_environment
 from igds.finetuning.results import log_table, rows_table
@@ -42,6 +43,28 @@ def test_prompt_and_response_are_tokenized_apart_and_only_the_response_is_learne
         assert example["input_ids"] == [*prompt, *response, EOS]
         assert example["labels"] == [*[-100] * len(prompt), *response, EOS]
         assert not example["truncated"]
+
+
+def test_training_may_ask_in_other_words_and_learn_a_cue() -> None:
+    rows = pa.table(
+        {
+            "row_id": ["a", "b"],
+            "prompt": ["1+1\nSum:", "{x}\nSum:"],
+            "response": [" 2", "{response}"],
+            "fields": ['{"question":"1+1"}', '{"question":"{x}"}'],
+        }
+    )
+    assert training_texts(rows, settings()) is rows
+    given = settings(template="Add {question}.\n", response="Sum: {response}!")
+    found = training_texts(rows, given).select(["prompt", "response"]).to_pylist()
+    assert found == [
+        {"prompt": "Add 1+1.\n", "response": "Sum: 2!"},
+        {"prompt": "Add {x}.\n", "response": "Sum: {response}!"},
+    ]
+    with pytest.raises(RequestError, match=r"finetune\.template: row a has no field 'query'"):
+        training_texts(rows, settings(template="{query}?"))
+    with pytest.raises(RequestError, match="has no place"):
+        training_texts(rows, settings(template="Add."))
 
 
 def test_a_merge_across_the_border_is_not_made() -> None:
@@ -147,7 +170,11 @@ def test_rows_say_how_often_and_how_long() -> None:
         ({"equal": "tokens", "tokens": 5, "engine": "axolotl"}, "tokens needs engine: trl"),
         ({"learning_rate": 0.0}, "learning_rate must be over 0"),
         ({"warmup": 1.0}, "warmup must be"),
+        ({"response": "Sum:"}, "response needs the place {response} once, not 'Sum:'"),
+        ({"engine": "axolotl", "template": "{x}"}, "template and response need engine: trl"),
         ({"batch": 6, "device_batch": 4}, "batch 6 is no multiple of 4"),
+        ({"engine": "axolotl", "trackers": ("wandb",)}, "trackers are not written for axolotl"),
+        ({"engine": "axolotl", "accelerate_config": "a"}, "accelerate_config needs engine: trl"),
         ({"processes": 3}, "batch 64 is no multiple of 8 .* times 3"),
         ({"trackers": ("tensorbord",)}, "did you mean tensorboard"),
     ],

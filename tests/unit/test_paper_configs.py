@@ -27,6 +27,18 @@ PUBLISHED = {
     "qwen3-8b-summarization": ("L18/61304", "+0.018"),
     "qwen3-8b-translation": ("L12/43296", "+8.34"),
 }
+TRAINING = {
+    "math": (
+        "{question}\nPlease reason step by step, and put your final answer within \\boxed{}.\n",
+        "Solution: {response}",
+    ),
+    "summarization": (
+        "Use a sentence to summarize this following text.\n{dialogue}\n", "{response}",
+    ),
+    "translation": (
+        "Please translate the following text into Chinese.\n{source}\n", "{response}",
+    ),
+}  # fmt: skip
 BLOCKS = {"gemma-2-2b": range(26), "llama-3.1-8b": range(32), "qwen3-8b": range(12, 19)}
 TEMPLATES = {
     "math": "{question}\nPlease reason step by step, and put your final answer within \\boxed{}.\n"
@@ -81,6 +93,8 @@ def test_the_config_is_the_pair(name: str) -> None:
     assert config.intervene and config.intervene.top_k == config.intervene.coefficient == 1
     assert config.score and config.score.aggregate == "raw"
     assert config.select and str(config.select.budget.ratio) == "0.5"
+    assert config.finetune
+    assert (config.finetune.template, config.finetune.response) == TRAINING[task]
     # each model has its own record of who read S3
     assert config.runs_dir == f"../../runs/{model}"
     head = path.read_text(encoding="utf-8").splitlines()[0]

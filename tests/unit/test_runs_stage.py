@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from igds.errors import RequestError, WorkError
-from igds.runs.stage import Stage, StageMismatch, finished_files, stage_state
+from igds.runs.stage import Stage, StageMismatch, adopt, finished_files, stage_state
 
 IDENTITY = {"model": {"id": "tiny", "dtype": "float32"}, "layers": [1, 2], "seed": 0}
 OTHER = {"model": {"id": "tiny", "dtype": "bfloat16"}, "layers": [1, 2, 3], "seed": 0}
@@ -102,6 +102,29 @@ def test_overwrite_leaves_the_recorded_plan(tmp_path):
     stage.write_bytes("shard", b"2")
     again = Stage.open(tmp_path / "score", identity=IDENTITY, plan=smaller, overwrite=True)
     assert again.has("shard"), "an overwrite that was cut short goes on"
+
+
+def test_a_stage_of_another_run_is_taken_if_it_is_the_same(tmp_path, monkeypatch):
+    for name, identity in (("a", OTHER), ("b", IDENTITY)):
+        work(tmp_path / name / "score" / "igds", identity)
+    others = [tmp_path / name / "score" / "igds" for name in ("gone", "a", "b")]
+    mine = tmp_path / "mine" / "score" / "igds"
+    assert adopt(mine, {**IDENTITY, "seed": 1}, others) is None and not mine.parent.exists()
+    (tmp_path / "mine" / "score" / "igds.part" / "left").mkdir(parents=True)
+    assert adopt(mine, IDENTITY, others) == others[2]
+    assert contents(mine) == contents(others[2])
+    assert work(mine).done and not mine.with_name("igds.part").exists()
+    assert adopt(mine, IDENTITY, others) is None  # it is there
+    # What is made again leaves the one that was taken as it was.
+    before = contents(others[2])
+    work(mine, OTHER, overwrite=True)
+    assert contents(others[2]) == before and contents(mine) != before
+    begun = tmp_path / "begun"
+    Stage.open(begun, identity=IDENTITY, plan=PLAN)
+    assert adopt(begun, IDENTITY, others) is None  # it is under way
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links")))
+    assert adopt(tmp_path / "copied", IDENTITY, others) == others[2]
+    assert contents(tmp_path / "copied") == before
 
 
 @pytest.mark.parametrize("committed", [True, False], ids=["committed", "part"])

@@ -24,7 +24,7 @@ class Experiment:
     tables: bool = False
     """Run nothing: only write tables and figures of the cells that are finished."""
     overwrite: bool = False
-    """Make cells that other settings or inputs made again, and what they have in common."""
+    """Make again the cells that other settings or inputs made, and what they have in common."""
 
     def execute(self, overrides: Sequence[str]) -> None:
         """Run what is missing, write tables and figures, and print where they are."""

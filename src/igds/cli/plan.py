@@ -22,7 +22,8 @@ class Plan:
 
     Of an experiment, what its cells have in common is counted once, training and evaluation for
     every cell. Times are those of this machine, from a short measurement. Once interventions have
-    run, also how many confirmation prompts a delta needs at the deviation that they measured.
+    run, also how many confirmation prompts a delta needs at the deviation that they measured. Any
+    setting can follow the config.
     """
 
     overridable: ClassVar[bool] = True
@@ -79,8 +80,8 @@ def _indexed(file: ConfigFile) -> tuple[ConfigFile, Path, Trainings, list[str]]:
     counted = replace(first, finetune=config.finetune, evaluate=config.evaluate)
     notes = (
         [
-            f"{len(others)} variant(s) with other SAEs, rows or settings repeat what stands above "
-            "finetune, which is counted once"
+            f"{len(others)} variant(s) with other SAEs, rows or settings make anew what these "
+            "change of what stands above finetune, which is counted once"
         ]
         if others
         else []

@@ -24,8 +24,8 @@ class Stability:
     config: Positional[Path]
     """YAML file with the settings."""
     priors: tuple[str, ...]
-    """Prior sets: files or Hub sets whose columns are the task's fields, or data.prior, data.test,
-    data.pool.1: sets and sources of the config. label=PATH names one."""
+    """Two or more prior sets: files or Hub sets whose columns are the task's fields, or data.prior,
+    data.test, data.pool.1: sets and sources of the config. label=PATH names one."""
     seeds: int = 3
     """Seeds for each, from the config's own."""
     rows: int | None = None

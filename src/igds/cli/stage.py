@@ -31,34 +31,55 @@ class _Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Recall(_Stage):
-    """Find the features that are active on most task prompts."""
+    """Find the features that are active on most task prompts.
+
+    The stages before it must be done. Any setting can follow the config.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Intervene(_Stage):
-    """Measure which recalled features help when amplified."""
+    """Measure which recalled features help when amplified.
+
+    The stages before it must be done. Any setting can follow the config.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score(_Stage):
-    """Give each pool row a pool score by each method."""
+    """Give each pool row a pool score by each method.
+
+    The stages before it must be done. Any setting can follow the config.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Select(_Stage):
-    """Keep the best rows within the budget."""
+    """Keep the best rows within the budget.
+
+    The stages before it must be done. Any setting can follow the config.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(_Stage):
-    """Train the model on the selected rows, or write what another trainer needs."""
+    """Train the model on the selected rows, or write what another trainer needs.
+
+    The stages before it must be done. Any setting can follow the config.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(_Stage):
-    """Measure the trained model on held-out rows and on benchmarks."""
+    """Measure the trained model on held-out rows and on benchmarks.
+
+    The stages before it must be done. Any setting can follow the config.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report(_Stage):
-    """Write the HTML page."""
+    """Write the HTML page.
+
+    The stages before it must be done. Any setting can follow the config.
+    """

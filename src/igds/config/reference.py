@@ -50,9 +50,9 @@ def reference_page() -> str:
         "# Settings",
         "Made from `src/igds/config/` by `make docs`; do not edit. Relative paths start "
         "from the config file's folder. Any value can be set on the command line after the config, "
-        "as `--recall.min-frequency 0.9` or `--data.pool.0.path more.jsonl`; a budget there "
-        "replaces the whole budget section, and text is taken as it is typed (null unsets it). A "
-        "stage whose section is absent is not run.",
+        "as `--recall.min-frequency 0.9` or `--data.pool.0.path more.jsonl`; a setting of "
+        "`select.budget` there replaces that whole section, and text is taken as it is typed (null "
+        "unsets it). A stage whose section is absent is not run.",
     ]
     return "\n\n".join([*parts, *setting_tables(schema.Config)]) + "\n"
 

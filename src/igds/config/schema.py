@@ -117,9 +117,9 @@ class Intervene:
     """Smallest delta worth having, nats per response token, or task score where that is the
     metric."""
     allow_unconfirmed: bool = False
-    """Go on with the first features in S2 order when none is confirmed; everything made from
+    """Go on with the first usable features in S2 order when none is confirmed; everything made from
     them is stamped UNCONFIRMED. The default is false; `igds init` writes true, so that a first
-    run reaches its page whatever is confirmed."""
+    run reaches its page whatever is confirmed. The paper mode goes on in any case."""
 
     def __post_init__(self) -> None:
         """Refuse an edit of nothing and a funnel that widens."""
@@ -195,7 +195,8 @@ class Runtime:
     """Where and how the work runs; nothing here changes a result beyond rounding."""
 
     executor: Literal["local", "ray"] = "local"
-    """Where shards run."""
+    """Where shards run. local: processes on this machine. ray is refused: it comes in a later
+    release."""
     workers: int = 1
     """Worker processes."""
     threads: int | None = None
@@ -226,7 +227,7 @@ class Config:
     name: str
     """Name of the run and of its folder."""
     model: Model
-    """The identification model."""
+    """The identification model, whose features are read."""
     saes: tuple[SAE, ...]
     """One SAE a decoder block."""
     data: Data

@@ -11,6 +11,8 @@ from igds.errors import did_you_mean
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 """Names that `finetune.trackers` takes, each that of its Python module."""
+RESPONSE = "{response}"
+"""Place of the gold response in `finetune.response`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,12 @@ class Finetune:
     that does not fit."""
     steps: int | None = None
     """Updates, for `equal: steps`."""
+    template: str | None = None
+    """Prompt template of training, with `{field}` places; it needs no cue. That of the run when
+    absent, and always in chat prompts."""
+    response: str | None = None
+    """What is learned, `{response}` being the gold response without the space it begins with:
+    `Solution: {response}` trains on a cue too. The gold response as it stands when absent."""
     learning_rate: float = 2e-5
     """Highest learning rate, over 0."""
     batch: int = 64
@@ -85,7 +93,7 @@ class Finetune:
     """Where the loss is sent too: tensorboard (into the run folder), wandb, trackio."""
 
     def __post_init__(self) -> None:
-        """Refuse values out of range, and amounts that `equal` does not go by."""
+        """Refuse values out of range, and settings that do not go together."""
         finite(self, "learning_rate", "epochs", "warmup", "weight_decay")
         at_least(self, 1, "tokens", "steps", "batch", "device_batch", "max_tokens")
         at_least(self, 1, "checkpoint_steps", "processes")
@@ -95,11 +103,11 @@ class Finetune:
                 raise ValueError(f"{name} must be over 0, not {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must be at least 0 and under 1, not {self.warmup}")
-        if self.equal == "tokens" and self.engine != "trl":
-            raise ValueError("equal: tokens needs engine: trl")
-        for name in ("tokens", "steps"):
-            if (self.equal == name) != (getattr(self, name) is not None):
-                raise ValueError(f"{name} and equal: {name} go together")
+        if self.response is not None and self.response.count(RESPONSE) != 1:
+            raise ValueError(f"response needs the place {RESPONSE} once, not {self.response!r}")
+        if self.engine != "trl":
+            self._check_engine()
+        self._check_amounts()
         if self.batch % (self.forward_batch * self.processes):
             raise ValueError(
                 f"batch {self.batch} is no multiple of {self.forward_batch} (device_batch) times "
@@ -108,6 +116,23 @@ class Finetune:
         for name in self.trackers:
             if name not in TRACKERS:
                 raise ValueError(f"trackers has {name!r}; {did_you_mean(name, TRACKERS)}")
+
+    def _check_amounts(self) -> None:
+        """Refuse an amount that `equal` does not go by, and the want of one that it does."""
+        for name in ("tokens", "steps"):
+            if (self.equal == name) != (getattr(self, name) is not None):
+                raise ValueError(f"{name} and equal: {name} go together")
+
+    def _check_engine(self) -> None:
+        """Refuse what another trainer would not be told."""
+        if self.equal == "tokens":
+            raise ValueError("equal: tokens needs engine: trl")
+        if self.template is not None or self.response is not None:
+            raise ValueError("template and response need engine: trl")
+        if self.accelerate_config is not None:
+            raise ValueError("accelerate_config needs engine: trl; other trainers take their own")
+        if self.trackers and self.engine == "axolotl":
+            raise ValueError("trackers are not written for axolotl: set them in its YAML")
 
     @property
     def forward_batch(self) -> int:

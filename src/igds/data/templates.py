@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -80,6 +81,26 @@ def parse_template(text: str, *, user_turn: bool = False) -> Template:
             "the read position is the same token in every row"
         )
     return template
+
+
+def render_row(template: Template, row: Mapping[str, Any], setting: str) -> str:
+    """Return a template filled with the fields of an index row.
+
+    Args:
+        template: other than the one that the row was indexed with.
+        row: row_id, and fields as JSON.
+        setting: where the template was given.
+
+    Raises:
+        RequestError: the row lacks a field of the template.
+    """
+    try:
+        return template.render(json.loads(row["fields"]))
+    except KeyError as error:
+        raise RequestError(
+            f"{setting}: row {row['row_id']} has no field {error}: the fields are those of the "
+            "run's template and task"
+        ) from error
 
 
 @cache

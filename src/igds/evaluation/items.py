@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from igds.config.training import Evaluate
 from igds.data.seeds import seeded_bits
-from igds.data.templates import Template, parse_template
+from igds.data.templates import Template, parse_template, render_row
 from igds.data.tokens import encode_prompts, encode_responses
 from igds.errors import RequestError
 from igds.tasks.base import Task, answer_tokens
@@ -99,7 +98,8 @@ def generation_prompts(
         return rows["prompt"].to_pylist()
     own = parse_template(settings.template) if settings.template is not None else template
     head = _shots(examples, settings, own, seed) if settings.shots else ""
-    return [head + _rendered(own, row) for row in rows.select(["row_id", "fields"]).to_pylist()]
+    asked = rows.select(["row_id", "fields"]).to_pylist()
+    return [head + render_row(own, row, "evaluate.template") for row in asked]
 
 
 def _shots(examples: pa.Table | None, settings: Evaluate, template: Template, seed: int) -> str:
@@ -110,15 +110,8 @@ def _shots(examples: pa.Table | None, settings: Evaluate, template: Template, se
             f"evaluate.shots {settings.shots}: data.validation has {len(known)} rows with responses"
         )
     known.sort(key=lambda row: (seeded_bits(seed, "evaluate/shots", row["row_id"]), row["row_id"]))
-    shown = [_rendered(template, row) + row["response"] for row in known[: settings.shots]]
+    shown = [
+        render_row(template, row, "evaluate.template") + row["response"]
+        for row in known[: settings.shots]
+    ]
     return settings.shots_header + "".join(f"{shot}\n\n" for shot in shown)
-
-
-def _rendered(template: Template, row: Mapping[str, Any]) -> str:
-    try:
-        return template.render(json.loads(row["fields"]))
-    except KeyError as error:
-        raise RequestError(
-            f"evaluate.template: row {row['row_id']} has no field {error}: the fields are those of "
-            "the run's template and task"
-        ) from error

@@ -54,7 +54,8 @@ def write_examples(
             elif response is None:
                 raise RequestError(f"row {row_id} has no response to train on")
             else:
-                value = {prompt: text, completion: response}
+                before, behind = rows.around
+                value = {prompt: f"{before}{text}", completion: f"{response}{behind}"}
             file.write(_line(value, row_id))
     return bool(chats)
 

@@ -29,7 +29,12 @@ _SHAREGPT = {
 
 
 def write_llamafactory(path: Path, rows: Chosen) -> list[str]:
-    """Write JSONL and add it to the `dataset_info.json` of its folder; return what to set.
+    """Write JSONL and add it to the `dataset_info.json` of its folder; return what to set."""
+    return llamafactory_dataset(path, rows)[1]
+
+
+def llamafactory_dataset(path: Path, rows: Chosen) -> tuple[bool, list[str]]:
+    """Write JSONL and its entry in `dataset_info.json`; return whether rows are chats, and notes.
 
     Raises:
         RequestError: see `write_examples`; `dataset_info.json` is no object, or has another data
@@ -50,19 +55,20 @@ def write_llamafactory(path: Path, rows: Chosen) -> list[str]:
     chats = write_examples(path, rows, "instruction", "output", inspect)
     write_json(info, {**known, name: {"file_name": path.name, **(_SHAREGPT if chats else _ALPACA)}})
     notes = [f"{info}: dataset {name}"]
-    if not chats:
-        notes.append("prompts are rendered already: set template: empty")
+    if chats:
+        notes.append("leave template out: LLaMA-Factory then takes the model's own chat template")
+    else:
+        added = " and ".join(filter(None, rows.around))
+        notes.append(
+            "prompts are rendered already: set template: empty"
+            + (f", which adds no {added}: the rows bring them as text" if added else "")
+        )
     if skipped:
         notes.append(
             f"LLaMA-Factory skips {skipped} rows: after a system turn it wants user and assistant "
             "in turn, an assistant last"
         )
-    return notes
-
-
-def without_bos(bos: str | None) -> list[str]:
-    """Return what to know of a BOS that raw prompts had when they were scored; None is none."""
-    return [f"template: empty puts no {bos} before a prompt; scoring had one"] if bos else []
+    return chats, notes
 
 
 def _read_info(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 
 from igds.data.index import iter_index
+from igds.runs.files import read_json
 
 _LARGE = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
 
@@ -28,6 +29,24 @@ class Chosen:
     """Ranks that order the rows, 1 first; None keeps index order."""
     bos: str | None = None
     """Text of the token that the trainer puts before a prompt; taken off prompts that bring it."""
+    around: tuple[str, str] = ("", "")
+    """BOS and EOS as text, for a trainer that adds neither: before a prompt, behind a response."""
+
+    @classmethod
+    def for_trainer(
+        cls,
+        index: Path,
+        selected: Bool[np.ndarray, " rows"],
+        trainer: str,
+        rank: Int[np.ndarray, " rows"] | None = None,
+    ) -> Chosen:
+        """Return rows that a trainer, or a format, gives the BOS and EOS that igds trains on."""
+        known = read_json(index / "summary.json") or {}
+        if trainer == "llamafactory":
+            # Its template `empty` adds neither; in text that stands in the rows it sees both.
+            around = (known.get("raw_bos") or "", known.get("eos") or "")
+            return cls(index, selected, rank, around=around)
+        return cls(index, selected, rank, bos=known.get("added_bos"))
 
     @property
     def places(self) -> Int[np.ndarray, " chosen"]:

@@ -16,7 +16,7 @@ from igds.errors import RequestError
 from igds.exports.axolotl import write_axolotl
 from igds.exports.formats import Format, Order
 from igds.exports.jsonl import write_jsonl
-from igds.exports.llamafactory import without_bos, write_llamafactory
+from igds.exports.llamafactory import write_llamafactory
 from igds.exports.parquet import write_parquet
 from igds.exports.rows import Chosen
 from igds.exports.trl import write_trl
@@ -62,9 +62,7 @@ def export_run(folder: RunFolder, path: Path, form: Format, order: Order) -> lis
         raise RequestError(f"{path.parent} is not a folder")
     selection = folder.table("select/selection.parquet")
     rank = selection["rank"].fill_null(0).to_numpy() if order == "rank" else None
-    index = read_json(folder.path / "index" / "summary.json") or {}
-    bos = None if form == "llamafactory" else index.get("added_bos")
-    rows = Chosen(folder.path / "index", selection["selected"].to_numpy(), rank, bos)
+    rows = Chosen.for_trainer(folder.path / "index", selection["selected"].to_numpy(), form, rank)
     said = stamp(folder)
     word = said.partition(":")[0] if said else None
     notices = {name: path.with_name(f"{path.stem}.{name}.txt") for name in (UNCONFIRMED, REREAD)}
@@ -72,8 +70,6 @@ def export_run(folder: RunFolder, path: Path, form: Format, order: Order) -> lis
         with whole_file(notices[word]) as file:
             file.write(f"{said}\n".encode())
     notes = write(path, rows)
-    if form == "llamafactory":
-        notes += without_bos(index.get("raw_bos"))
     scores = _write_scores(path, rows, selection, {"format": form, "order": order, "stamp": said})
     for name, notice in notices.items():
         if name != word:

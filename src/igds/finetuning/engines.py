@@ -11,7 +11,7 @@ from igds.config.identity import yaml_text
 from igds.config.training import Finetune
 from igds.exports.axolotl import axolotl_dataset
 from igds.exports.examples import write_examples
-from igds.exports.llamafactory import write_llamafactory
+from igds.exports.llamafactory import llamafactory_dataset
 from igds.exports.rows import Chosen
 from igds.runs.files import whole_file
 
@@ -36,7 +36,7 @@ def write_engine(
         RequestError: a row does not go into the engine's format.
         WorkError: the disk is full.
     """
-    keys, command = _ENGINES[settings.engine](folder, final, rows, settings)
+    keys, command, notes = _ENGINES[settings.engine](folder, final, rows, settings)
     shared = {
         "learning_rate": settings.learning_rate,
         "gradient_accumulation_steps": settings.batch
@@ -52,27 +52,22 @@ def write_engine(
     model_key = "base_model" if settings.engine == "axolotl" else "model_name_or_path"
     with whole_file(folder / f"{settings.engine}.yaml") as file:
         file.write(yaml_text({model_key: model, **keys, **shared}).encode())
-    notes = [f"to train: {command} {final / f'{settings.engine}.yaml'}"]
-    if settings.engine == "axolotl" and settings.precision == "bfloat16":
-        notes.append(
-            "Axolotl's bf16 makes the weights bfloat16, in which most updates of a low learning "
-            "rate round away: the YAML says float32 with tf32"
-        )
-    return notes
+    return [f"to train: {command} {final / f'{settings.engine}.yaml'}", *notes]
 
 
 def _llamafactory(
     folder: Path, final: Path, rows: Chosen, settings: Finetune
-) -> tuple[dict[str, Any], str]:
-    """Return the YAML's keys and the command, having written the data."""
-    write_llamafactory(folder / f"{_DATA}.jsonl", rows)
+) -> tuple[dict[str, Any], str, list[str]]:
+    """Return the YAML's keys, the command and what to know, having written the data."""
+    chats, notes = llamafactory_dataset(folder / f"{_DATA}.jsonl", rows)
     keys: dict[str, Any] = {
         "stage": "sft",
         "do_train": True,
         "finetuning_type": "lora" if settings.lora else "full",
         "dataset": _DATA,
         "dataset_dir": str(final),
-        "template": "empty",  # prompts are rendered already
+        # Rendered prompts need none; chats take the tokenizer's own, which no key names.
+        **({} if chats else {"template": "empty"}),
         "cutoff_len": settings.max_tokens,
         "per_device_train_batch_size": settings.forward_batch,
         "num_train_epochs": settings.epochs,
@@ -90,13 +85,13 @@ def _llamafactory(
             "lora_dropout": settings.lora.dropout,
             "lora_target": "all" if targets == ("all-linear",) else ",".join(targets),
         }
-    return keys, "llamafactory-cli train"
+    return keys, "llamafactory-cli train", notes
 
 
 def _axolotl(
     folder: Path, final: Path, rows: Chosen, settings: Finetune
-) -> tuple[dict[str, Any], str]:
-    """Return the YAML's keys and the command, having written the data."""
+) -> tuple[dict[str, Any], str, list[str]]:
+    """Return the YAML's keys, the command and what to know, having written the data."""
     name = f"{_DATA}.jsonl"
     chats = write_examples(folder / name, rows, "instruction", "output")
     keys: dict[str, Any] = {
@@ -123,10 +118,14 @@ def _axolotl(
         }
         every = targets == ("all-linear",)
         keys |= {"lora_target_linear": True} if every else {"lora_target_modules": list(targets)}
-    return keys, "axolotl train"
+    rounding = (
+        "Axolotl's bf16 makes the weights bfloat16, in which most updates of a low learning rate "
+        "round away: the YAML says float32 with tf32"
+    )
+    return keys, "axolotl train", [rounding] if settings.precision == "bfloat16" else []
 
 
-_Writer = Callable[[Path, Path, Chosen, Finetune], tuple[dict[str, Any], str]]
+_Writer = Callable[[Path, Path, Chosen, Finetune], tuple[dict[str, Any], str, list[str]]]
 _ENGINES: Mapping[str, _Writer] = MappingProxyType(
     {"llamafactory": _llamafactory, "axolotl": _axolotl}
 )

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from igds.config.training import Finetune
+from igds.config.training import RESPONSE, Finetune
 from igds.data.index import load_index
 from igds.data.seeds import seeded_bits
+from igds.data.templates import parse_template, render_row
 from igds.data.tokens import encode_prompts, encode_responses
 from igds.errors import RequestError
 
@@ -35,12 +36,12 @@ EXAMPLES = pa.schema(
 
 
 def rows_by_id(index: Path, row_ids: Sequence[str]) -> pa.Table:
-    """Return row_id, prompt and response of the named rows of an index, in the index's order.
+    """Return row_id, prompt, response and fields of some rows of an index, in its order.
 
     Raises:
         RequestError: one of them is not there, or has no prompt or no response.
     """
-    table = load_index(index, ["row_id", "prompt", "response"], row_ids)
+    table = load_index(index, ["row_id", "prompt", "response", "fields"], row_ids)
     if len(table) != len(set(row_ids)):
         absent = sorted(set(row_ids) - set(table["row_id"].to_pylist()))
         raise RequestError(f"{len(absent)} rows are not in {index}, as {absent[0]}")
@@ -50,6 +51,33 @@ def rows_by_id(index: Path, row_ids: Sequence[str]) -> pa.Table:
             f"row {empty['row_id'][0]} has no prompt or no response: nothing can be learned of it"
         )
     return table
+
+
+def training_texts(rows: pa.Table, settings: Finetune) -> pa.Table:
+    """Return rows with the prompts and responses that `finetune.template`, `.response` ask for.
+
+    Args:
+        rows: row_id, prompt, response, fields (JSON).
+        settings: where both are absent the rows are returned as they are.
+
+    Raises:
+        RequestError: the template has no place, or a row lacks a field of it.
+    """
+    if settings.template is not None:
+        template = parse_template(settings.template, user_turn=True)
+        found = rows.select(["row_id", "fields"]).to_pylist()
+        prompts = [render_row(template, row, "finetune.template") for row in found]
+        rows = _with(rows, "prompt", prompts)
+    if settings.response is not None:
+        before, _, behind = settings.response.partition(RESPONSE)
+        gold = (text.removeprefix(" ") for text in rows["response"].to_pylist())
+        rows = _with(rows, "response", [f"{before}{text}{behind}" for text in gold])
+    return rows
+
+
+def _with(rows: pa.Table, name: str, texts: Sequence[str]) -> pa.Table:
+    place = rows.schema.get_field_index(name)
+    return rows.set_column(place, name, pa.array(texts, pa.large_string()))
 
 
 def training_examples(

@@ -208,6 +208,38 @@ def committed_identity(folder: Path) -> dict[str, Any]:
     return record["identity"]
 
 
+def adopt(folder: Path, identity: Mapping[str, Any], others: Sequence[Path]) -> Path | None:
+    """Put a stage of this identity that another run has committed in its place; return that one.
+
+    Its files are linked where the disk can, else copied: a stage that is made again has new files.
+    Nothing is done where one is there or under way.
+    """
+    part = _part(folder)
+    if folder.exists() or (part / _RECORD).exists():
+        return None
+    wanted = _plain(identity)
+    found = (
+        other for other in others if (read_json(other / _RECORD) or {}).get("identity") == wanted
+    )
+    source = next(found, None)
+    if source is None:
+        return None
+    if part.exists():
+        shutil.rmtree(part)
+    # The record comes last, as a part without it holds nothing.
+    shutil.copytree(source, part, copy_function=_link, ignore=shutil.ignore_patterns(_RECORD))
+    _link(str(source / _RECORD), str(part / _RECORD))
+    part.rename(folder)
+    return source
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copy2(source, target)
+
+
 def repair(folder: Path, archive: Path | None = None) -> None:
     """Finish a replacement that was cut short: the new stage takes its place, the old one leaves.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,6 @@ from igds.interventions.paper import SPLIT
 from igds.progress import Progress, make_progress
 from igds.runs.files import whole_file, write_json
 from igds.runs.lock import RunLock
-from igds.runs.stage import stage_state
 from igds.stability.agreement import Identification, agreement
 from igds.stability.page import stability_page
 from igds.stability.priors import drawn, prior_sets
@@ -88,8 +86,6 @@ def stability(
         for label, sources in sets.items():
             for seed in range(config.seed, config.seed + seeds):
                 own = _config(config, label, drawn(sources, rows, seed), seed)
-                if rows is None:
-                    _share_index(folder / f"{label}-s{config.seed}", folder / own.name)
                 progress.note(f"stability: prior {label}, seed {seed}")
                 run = _run(replace(file, config=own), runs, overwrite, progress)
                 found.append(_identification(run, label, seed))
@@ -125,16 +121,6 @@ def _config(config: Config, label: str, sources: tuple[Source, ...], seed: int) 
 def _public(source: Source) -> dict[str, Any]:
     """Return a source in plain values, without the query of its URL."""
     return to_plain(replace(source, path=public(source.path)))
-
-
-def _share_index(first: Path, folder: Path) -> None:
-    """Give an identification the index of the first seed, which reads the same rows."""
-    if first == folder or stage_state(first / "index") != "done" or (folder / "index").exists():
-        return
-    copy = folder / "index.copy"
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(first / "index", copy)
-    copy.rename(folder / "index")
 
 
 def _run(file: ConfigFile, runs: Path, overwrite: bool, progress: Progress) -> pipeline.Run:

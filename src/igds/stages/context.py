@@ -23,7 +23,7 @@ from igds.executors.make import worker_threads
 from igds.features import FeatureId
 from igds.progress import Progress
 from igds.runs.folder import RunFolder
-from igds.runs.stage import Stage, committed_identity, stage_state
+from igds.runs.stage import Stage, adopt, committed_identity, stage_state
 from igds.tasks.base import Task
 from igds.tasks.registry import load_task
 
@@ -202,6 +202,13 @@ class Context:
 
         `plan` holds what the stage cuts otherwise than the run.
         """
+        taken = None if self.cell else adopt(self.folder(name), identity, self._elsewhere(name))
+        if taken is not None:
+            self.progress.note(f"{name}: of the same settings as {taken}, which is taken")
+            known = self.run.manifest().get("taken", {})
+            self.run.update_manifest(
+                {"taken": {**known, name: taken.relative_to(self.runs).as_posix()}}
+            )
         stage = Stage.open(
             self.folder(name),
             identity=dict(identity),
@@ -218,6 +225,12 @@ class Context:
             place = self.cell or self.run
             place.event("stage_started", stage=name.partition("/")[0], folder=name)
         return stage
+
+    def _elsewhere(self, name: str) -> list[Path]:
+        """Return where other parts of the work that this run is a part of would have a stage."""
+        if self.outer is None or self.run.path.parent == self.outer:
+            return []
+        return sorted(other / name for other in self.run.path.parent.iterdir() if other.is_dir())
 
     def plan(self) -> dict[str, Any]:
         """Return what fixes the bytes of a result beside its identity."""

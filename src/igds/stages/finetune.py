@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from igds.config.identity import to_plain
 from igds.config.training import Finetune
 from igds.data.index import load_index
-from igds.data.tokens import added_bos
+from igds.data.templates import parse_template
+from igds.errors import RequestError
 from igds.executors.make import worker_threads
-from igds.exports.llamafactory import without_bos
 from igds.exports.rows import Chosen
 from igds.finetuning.engines import write_engine
 from igds.finetuning.examples import (
@@ -23,12 +23,12 @@ from igds.finetuning.examples import (
     rows_by_id,
     training_examples,
     training_order,
+    training_texts,
 )
 from igds.finetuning.launch import check_packages, launch
 from igds.finetuning.results import log_table, rows_table, training_summary
 from igds.finetuning.spec import TrainFolder, TrainSpec
 from igds.models.load import ModelSpec, describe, load_tokenizer, model_identity
-from igds.runs.files import read_json
 from igds.runs.stage import Stage
 from igds.stages.context import Context
 
@@ -48,12 +48,24 @@ def check(context: Context) -> None:
     """Refuse, before any work, what cannot be done.
 
     Raises:
-        RequestError: a package is missing.
+        RequestError: a package is missing, or the templates are not for these prompts.
     """
     settings = context.config.finetune
     assert settings is not None, "the pipeline checks only stages that have a section"
-    if settings.engine == "trl":
-        check_packages(settings)
+    if settings.engine != "trl":
+        return
+    check_packages(settings)
+    own = settings.template is not None or settings.response is not None
+    if own and context.config.prompts.chat_template:
+        raise RequestError("finetune.template and response are for raw prompts, not chat prompts")
+    if settings.template is not None:
+        known = {*context.template.fields, *context.task.fields}
+        unknown = set(parse_template(settings.template, user_turn=True).fields) - known
+        if unknown:
+            raise RequestError(
+                f"finetune.template has the place {min(unknown)!r}, which rows do not have: the "
+                f"fields are {', '.join(sorted(known))}"
+            )
 
 
 def run(context: Context) -> None:
@@ -107,8 +119,6 @@ def finetune_rows(
         model=model.path,
         seed=context.config.seed,
     )
-    if settings.engine == "llamafactory" and not context.config.prompts.chat_template:
-        notes += without_bos(added_bos(load_tokenizer(model)))
     summary = {"engine": settings.engine, "model": model.id, "rows": len(row_ids), "notes": notes}
     stage.write_json("summary.json", summary)
     stage.commit()
@@ -117,19 +127,18 @@ def finetune_rows(
 
 
 def _chosen(context: Context, settings: Finetune, row_ids: Sequence[str]) -> Chosen:
-    """Return the rows for another trainer, without a BOS that it would add once more."""
+    """Return the rows for another trainer."""
     folder = context.run.path / "index"
-    summary = read_json(folder / "summary.json") or {}
     ids = load_index(folder, ["row_id"])["row_id"]
     mask = pc.is_in(ids, value_set=pa.array(row_ids, pa.string())).to_numpy().astype(bool)
-    return Chosen(folder, mask, bos=summary["added_bos"] if settings.engine == "axolotl" else None)
+    return Chosen.for_trainer(folder, mask, settings.engine)
 
 
 def _train(
     context: Context, stage: Stage, settings: Finetune, model: ModelSpec, row_ids: Sequence[str]
 ) -> None:
     """Write all of `finetune/` but its record."""
-    rows = rows_by_id(context.run.path / "index", row_ids)
+    rows = training_texts(rows_by_id(context.run.path / "index", row_ids), settings)
     examples = training_examples(
         load_tokenizer(model),
         rows,

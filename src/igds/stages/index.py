@@ -106,6 +106,7 @@ def run(context: Context) -> None:
     summary = _summary(context, stage, summaries, overlaps, tokenizer, chat)
     bos = added_bos(train_tokenizer or tokenizer)
     summary |= {"added_bos": bos if chat else None, "raw_bos": None if chat else bos}
+    summary["eos"] = (train_tokenizer or tokenizer).eos_token
     summary["commits"] = [
         entry
         for name in CHECKED
