@@ -12,11 +12,15 @@ from test_planning import SETS, SIZES, config
 
 from igds.config.load import ConfigFile
 from igds.config.schema import Config, Intervene, Recall, Score
+from igds.executors.make import make_executor
 from igds.experiments import costs
 from igds.experiments.costs import selection_cost, selection_seconds
 from igds.experiments.diversity import diversity
 from igds.planning.sets import SetTokens
+from igds.progress import SilentProgress
 from igds.runs.folder import RunFolder
+from igds.runs.stage import Stage
+from igds.stages.context import Context
 
 ROWS = [
     ("a", "one.jsonl", "One two three", "ONE two\nthree"),
@@ -118,3 +122,42 @@ def test_seconds_are_those_that_the_run_wrote_down(tmp_path: Path) -> None:
     assert selection_seconds(tmp_path, ["igds", "rds"]) == {"identify": 320.0, "score": 45.5}
     assert selection_seconds(tmp_path, ["cosine-best"]) == {"identify": 20.0}
     assert selection_seconds(tmp_path, ["rds"]) == {"identify": 0.0, "score": 40.0}
+
+
+def test_what_was_taken_from_another_part_took_what_it_took_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Context, "plan", lambda _: {"device": "cpu"})
+    settings = config(recall=Recall(), score=Score())
+    parts = [RunFolder(tmp_path / "runs" / "name" / part) for part in ("shared", "shared-b")]
+
+    def stage(part: int, name: str, version: int) -> Stage:
+        """Return the stage of a part, there if it had to be made."""
+        context = Context(
+            config=settings, base=tmp_path, run=parts[part], outer=tmp_path / "runs",
+            executor=make_executor(settings.runtime), progress=SilentProgress(), overwrite=True,
+        )  # fmt: skip
+        opened = context.open_stage(name, {"version": version})
+        return opened if opened.done else opened.commit()
+
+    def taken(part: int) -> dict[str, str]:
+        return parts[part].manifest().get("taken", {})
+
+    parts[0].path.mkdir(parents=True)
+    for part, name in ((0, "recall"), (0, "score/igds-frequency"), (1, "recall")):
+        stage(part, name, 1)
+    for part, seconds in enumerate((30.0, 0.01)):
+        parts[part].update_manifest({"stages": {"recall": {"seconds": seconds}}})
+    parts[0].event("method_scored", method="igds-frequency", seconds=7.0)
+    assert taken(1) == {"recall": "name/shared/recall"}
+    assert selection_seconds(parts[1].path, ["igds-frequency"]) == {"identify": 30.0}
+    stage(1, "score/igds-frequency", 1)
+    both = {"identify": 30.0, "score": 7.0}
+    assert [selection_seconds(part.path, ["igds-frequency"]) for part in parts] == [both, both]
+    stage(0, "recall", 2)  # that of the other part is of no other one now, and its time not known
+    assert selection_seconds(parts[1].path, ["igds-frequency"]) == {"score": 7.0}
+    stage(1, "recall", 3)
+    parts[1].update_manifest({"stages": {"recall": {"seconds": 5.0}}})
+    assert taken(1) == {"score/igds-frequency": "name/shared/score/igds-frequency"}
+    again = {"identify": 5.0, "score": 7.0}
+    assert selection_seconds(parts[1].path, ["igds-frequency"]) == again
