@@ -70,10 +70,9 @@ def variants(
         if arm.arm == ORIGINAL:
             continue
         lead = leads.get((arm.arm, arm.budget))
-        trained = [experiment.results[cell].facts["trained"] for cell in arm.cells]
-        tokens = sum(one["tokens"] for one in trained) / sum(one["rows"] for one in trained)
         words = plan.experiment.variants.get(split_arm(arm.arm)[1] or "", "")
         lead_shown = interval(lead, sign=True) if lead else ""
+        tokens = tokens_a_row(experiment, arm)
         shown.append((arm.arm, f"`{words}`" if words else "", f"{tokens:.0f}", lead_shown))
     return [
         markdown(("arm", "other settings", "tokens a row", "igds minus it"), shown),
@@ -81,6 +80,12 @@ def variants(
         feature_table(experiment, found),
         provenance(experiment),
     ]
+
+
+def tokens_a_row(experiment: Finished, arm: Arm) -> float:
+    """Return the mean tokens of the rows that an arm's trainings went over."""
+    trained = [experiment.results[cell].facts["trained"] for cell in arm.cells]
+    return sum(one["tokens"] for one in trained) / sum(one["rows"] for one in trained)
 
 
 def met(true: bool, words: str = "met") -> str:

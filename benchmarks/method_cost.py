@@ -41,6 +41,8 @@ import torch
 
 import igds
 from _common import QUICKSTART, interleaved, print_result, ratio, read_rows, set_up
+from _formulas import formula_scores, largest_differences
+from igds.config.load import ConfigFile
 from igds.config.scoring import READ_RESPONSES, Score, Zip
 from igds.data.templates import Template, parse_template
 from igds.data.tokens import encode_prompts, encode_responses
@@ -58,7 +60,8 @@ ROWS, ROUNDS, BATCH_TOKENS = 200, 3, 4096
 ZIP = Zip(k1=500, k2=20, k3=10)
 ZIP_ROWS, TIMED_ROUNDS = 1000, 16
 METHODS = ("igds", "igds-bottom", "igds-frequency", "igds-nofilter", "igds-random", "cosine",
-           "probe", "loss", "ifd", "superfilter", "rds", "length", "random")  # fmt: skip
+           "cosine-best", "probe", "loss", "ifd", "superfilter", "rds", "length", "prompt-length",
+           "random")  # fmt: skip
 SHARED = "loss, ifd and superfilter"
 LIMITS = {"igds_over_loss": 0.35, "loss_ifd_superfilter_over_ifd": 1.2, "zip_over_authors": 0.02,
           "zip_duplicates": 0, "formula_difference": 1e-4}  # fmt: skip
@@ -70,9 +73,9 @@ def main() -> int:
     template = parse_template(str(file.config.prompts.template))
     with tempfile.TemporaryDirectory() as folder:
         run, stage_one = first_stage(Path(folder))
-        index = write_index(Path(folder), spec, template, file)
+        index = write_index(Path(folder), spec, template, file, read_rows("validation")[:ROWS])
         work = Work(
-            spec=spec, given=ingredients(run, spec), shard=shard(index), marker=template.cue
+            spec=spec, given=ingredients(run, spec), shard=shard(index, ROWS), marker=template.cue
         )
         arms = {name: work.arm(name) for name in METHODS}
         arms[SHARED] = work.arm("loss", "ifd", "superfilter")
@@ -129,10 +132,15 @@ def ingredients(run: Any, spec: ModelSpec) -> Ingredients:
     )
 
 
-def write_index(folder: Path, spec: ModelSpec, template: Template, file: Any) -> Path:
-    """Write the 200 rows as an index, prompts tokenized, and return its file."""
+def write_index(
+    folder: Path,
+    spec: ModelSpec,
+    template: Template,
+    file: ConfigFile,
+    rows: Sequence[Mapping[str, str]],
+) -> Path:
+    """Write rows as an index, prompts tokenized, and return its file."""
     task, tokenizer = load_task(file.config.task, file.base), load_tokenizer(spec)
-    rows = read_rows("validation")[:ROWS]
     prompts, responses = [template.render(row) for row in rows], [task.response(r) for r in rows]
     ids = encode_prompts(tokenizer, prompts)
     lengths = [len(one) for one in encode_responses(tokenizer, responses)]
@@ -152,9 +160,9 @@ def write_index(folder: Path, spec: ModelSpec, template: Template, file: Any) ->
     return path
 
 
-def shard(index: Path) -> dict[str, Any]:
-    """Return all rows as one shard."""
-    return {"file": str(index), "start": 0, "stop": ROWS}
+def shard(index: Path, rows: int) -> dict[str, Any]:
+    """Return the first rows of an index as one shard."""
+    return {"file": str(index), "start": 0, "stop": rows}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,29 +191,11 @@ class Work:
         return lambda: work(self.shard)
 
 
-@torch.no_grad()
 def formula_difference(spec: ModelSpec, marker: str, index: Path, scores: pa.Table) -> float:
-    """Return the largest difference to the published formulas, row by row on full logits."""
-    model, tokenizer = load_causal(spec), load_tokenizer(spec)
-
-    def mean_loss(context: str, response: str) -> float:
-        head = tokenizer(context)["input_ids"]
-        tail = tokenizer(response, add_special_tokens=False)["input_ids"]
-        logits = model(torch.tensor([[*head, *tail]])).logits[0, len(head) - 1 : -1]
-        return float(torch.nn.functional.cross_entropy(logits.float(), torch.tensor(tail)))
-
-    worst = 0.0
+    """Return the largest difference to the published formulas."""
     rows = pq.read_table(index, columns=["prompt", "response"]).to_pylist()
-    for row, found in zip(rows, scores.to_pylist(), strict=True):
-        loss, bare = (mean_loss(text, row["response"]) for text in (row["prompt"], marker))
-        wanted = {"loss:loss": loss, "ifd:ifd": loss / bare}
-        wanted["superfilter:superfilter"] = math.exp(loss) / math.exp(bare)
-        for name, value in wanted.items():
-            if found[name] is None:
-                assert value >= 1 - LIMITS["formula_difference"], f"{name} has no value of {value}"
-            else:
-                worst = max(worst, abs(found[name] - value))
-    return worst
+    wanted = formula_scores(load_causal(spec), load_tokenizer(spec), rows, marker)
+    return max(largest_differences(scores.to_pylist(), wanted).values())
 
 
 def zip_costs(template: Template, file: Any) -> dict[str, float]:

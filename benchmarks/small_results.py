@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from _common import ROOT
-from _small_development import TRIED, TUNED, VARIANTS, met, rates, variants
+from _small_development import TRIED, TUNED, VARIANTS, met, rates, tokens_a_row, variants
 from igds.config.experiment import FULL, ORIGINAL
 from igds.config.load import load_config
 from igds.experiments.comparison import Arm, Tested, adjusted, arms, contrasts, difference
@@ -220,6 +220,7 @@ def in_short(pools: Mapping[str, Pool], tested: Mapping[str, Sequence[Tested]]) 
         short = "" if pool.experiment.complete else " (not all cells yet)"
         lines.append(f"- **{name}**{short}.")
         lines += [f"  - Declared, {a} - {b}: {said}." for (a, b), said in pairs.items()]
+        lines += [f"  - {said}" for one in tested[name] for said in empty_score(pool, one)]
         beside = sides(over, ("better", "worse", "no difference seen", "diverged"))
         lines.append(f"  - Compared with random rows: {beside}.")
         others = sides(rivals, ("better than", "worse than", "no difference seen from", "diverged"))
@@ -229,6 +230,24 @@ def in_short(pools: Mapping[str, Pool], tested: Mapping[str, Sequence[Tested]]) 
         "their number; those of two seeds cover less often. Pairs of one seed are not named."
     )
     return "\n".join([*lines, "", note]) if lines else "Nothing is measured yet."
+
+
+def empty_score(pool: Pool, one: Tested) -> list[str]:
+    """Return what it means that igds is not better than its own lowest rows, where that is so."""
+    said = verdict(one)
+    if (one.arm, one.against) != ("igds", "igds-bottom") or not one.judged:
+        return []
+    if said not in ("no difference found", "igds is worse"):
+        return []
+    rows = {
+        arm.arm: tokens_a_row(pool.experiment, arm) for arm in pool.arms if arm.budget == one.budget
+    }
+    how = "better than" if said == "igds is worse" else "as well as"
+    return [
+        f"The score may be empty here: as far as these trainings show, its lowest rows do {how} "
+        f"its highest. Equal rows are not equal tokens: {rows['igds']:.0f} a row for igds, "
+        f"{rows['igds-bottom']:.0f} for igds-bottom."
+    ]
 
 
 def sides(gaps: Mapping[str, Crossed], words: tuple[str, str, str, str]) -> str:

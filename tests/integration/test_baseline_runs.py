@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -168,6 +169,31 @@ def test_a_ranking_that_is_killed_goes_on_to_the_same_order(everything, tmp_path
     assert begun == [15]
     assert (raw(project, "zip", ORDER) == wanted).all()
     assert not (project / "runs" / "tiny" / "score" / "zip" / score.STATE).exists()
+
+
+def test_a_pass_is_on_the_bill_of_every_method_that_reads_in_it(finished, tmp_path, monkeypatch):
+    project, now = tmp_path / "project", [0.0]
+    shutil.copytree(finished, project)
+    took = {"gather": 1000.0, "resolve_method": 1.0, "_read_pool": 10.0, "_rank": 100.0}
+
+    def slowed(whole, seconds):
+        def slow(*given):
+            now[0] += seconds
+            return whole(*given)
+
+        return slow
+
+    for name, seconds in took.items():
+        monkeypatch.setattr(score, name, slowed(getattr(score, name), seconds))
+    monkeypatch.setattr(score, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    named = ("igds-bottom", "igds-matched", "probe", "random-2", "loss", "ifd", "rds", "zip")
+    folder = run(project, "--score.methods", flow(named), *ZIP, until="score").folder
+    events = [event for event in folder.events() if event["event"] == "method_scored"]
+    found = {event["method"]: event["seconds"] for event in events if event["seconds"] >= 1}
+    assert found == {
+        "igds-bottom": 11, "igds-matched": 1011, "probe": 11, "random-2": 1, "loss": 11, "ifd": 11,
+        "rds": 111, "zip": 101,
+    }  # fmt: skip
 
 
 def test_a_resumed_scoring_reads_its_sample_under_the_plan_it_was_begun_with(

@@ -98,6 +98,9 @@ def test_every_sample_of_both_models_is_kept_and_summed_up(trained: Path) -> Non
     assert results["too_long"] == {
         name: {"likelihood": 0, "generate": 0} for name in ("tuned", "original")
     }
+    assert results["decoding"] == {
+        "samples": 3, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 6, "shots": 0,
+    }  # fmt: skip
     assert not (trained / "evaluate" / "parts").exists()
 
 
@@ -105,6 +108,7 @@ def test_the_page_shows_training_and_evaluation(trained: Path) -> None:
     page = (trained / "report" / "index.html").read_text()
     assert 'id="finetune"' in page and 'id="evaluate"' in page
     assert "loss-" in page  # ids of the figure
+    assert "3 a prompt, temperature 1, top-p 1, at most 6 tokens, 0-shot" in page
 
 
 def test_a_training_that_diverges_is_finished_and_says_so(tmp_path: Path) -> None:
@@ -120,6 +124,7 @@ def test_a_training_that_diverges_is_finished_and_says_so(tmp_path: Path) -> Non
     assert summary["first_loss"] > 0 and summary["last_loss"] is None
     results = json.loads((trained / "evaluate" / "results.json").read_text())
     assert results["models"]["tuned"]["logprob"]["mean"] is None
+    assert results["decoding"] is None
     assert results["models"]["original"]["logprob"]["mean"] < 0
     assert 'id="evaluate"' in (trained / "report" / "index.html").read_text()
 

@@ -20,7 +20,14 @@ from igds.experiments.comparison import adjusted, arms, contrasts
 from igds.experiments.figures import correlation_text
 from igds.experiments.results import CellResult, as_bits, selected_rows
 from igds.experiments.run import Finished
-from igds.experiments.tables import arm_table, comparison, cost_table, markdown, verdict
+from igds.experiments.tables import (
+    arm_table,
+    break_even,
+    comparison,
+    cost_table,
+    markdown,
+    verdict,
+)
 
 ROWS = (Source(path="rows.jsonl"),)
 GRID = Grid(
@@ -284,3 +291,78 @@ def test_a_time_that_was_not_written_down_is_not_invented(planted: Finished) -> 
     }
     found = replace(planted, results=results)
     assert cost_table(found, arms(found)).count("| n/a |") >= 3
+
+
+def with_facts(planted: Finished, arm: str, **parts: dict[str, Any]) -> Finished:
+    """Return the experiment with parts of the facts of an arm's cells replaced."""
+    results = {
+        cell: replace(one, facts={**one.facts, **parts}) if cell.arm == arm else one
+        for cell, one in planted.results.items()
+    }
+    return replace(planted, results=results)
+
+
+@pytest.mark.parametrize(
+    ("identify", "score", "said"),
+    [
+        # Loss costs 60 for 15 rows, igds 30 for 20: 4 and 1.5 a row, 2.5 saved by each row.
+        (100.0, 30.0, "igds costs less than loss from at most 40 rows on."),
+        (101.0, 30.0, "igds costs less than loss from at most 41 rows on."),  # 40.4
+        (0.0, 30.0, "igds costs less than loss from at most 0 rows on."),
+        (1e4, 78.75, "igds costs less than loss from at most 160,000 rows on."),  # 1/16 saved
+        (100.0, 80.0, "igds: by these bounds it costs less than loss at no pool size."),
+        (100.0, 90.0, "igds: by these bounds it costs less than loss at no pool size."),
+    ],
+)
+def test_features_have_paid_for_themselves_from_some_size_on(
+    planted: Finished, identify: float, score: float, said: str
+) -> None:
+    found = with_facts(planted, "loss", cost={"identify": 0.0, "score": 60.0, "rows": 15.0})
+    own = {"identify": identify, "score": score, "rows": 20.0}
+    found = with_facts(found, "igds", cost=own)
+    assert break_even(found, arms(found)) == [f"- {said}"]
+    assert said in comparison(found, arms(found))
+    few = replace(planted.plan.config, intervene=Intervene(controls=0))
+    unsure = replace(found, plan=replace(planted.plan, config=few))
+    (text,) = break_even(unsure, arms(unsure))
+    assert text.startswith(f"- {said}\n") and text.endswith("are not in it.")
+    apart = {cell: one for cell, one in found.results.items() if cell.arm != "loss"}
+    assert break_even(replace(found, results=apart), arms(replace(found, results=apart))) == []
+
+
+def test_the_time_that_selecting_took_is_shown_where_a_cell_knows_it(planted: Finished) -> None:
+    none = cost_table(planted, arms(planted))
+    assert "took |" not in none and "Finding took" not in none
+    assert "| 100 | 10 | 1 min 01 s |" in none
+    seconds = {"finetune": 61.0, "identify": 100.0, "score": 7.5}
+    some = with_facts(planted, "igds", seconds=seconds)
+    some = with_facts(some, "random", seconds={"finetune": 61.0, "identify": 0.0})
+    table = cost_table(some, arms(some)).splitlines()
+    assert "| to score | finding took | scoring took | both took | training |" in table[0]
+    ends = {line.split(" | ")[0].strip("| "): line.split(" | ")[-4:] for line in table[2:5]}
+    assert ends == {
+        "igds": ["1 min 40 s", "7.5 s", "1 min 48 s", "1 min 01 s |"],
+        "random": ["0.0 s", "n/a", "n/a", "1 min 01 s |"],
+        "loss": ["n/a", "n/a", "n/a", "1 min 01 s |"],
+    }
+    assert "in one pass each show all of it" in table[-1]
+
+
+def test_the_page_says_how_responses_were_generated(planted: Finished) -> None:
+    assert "Generated responses" not in comparison(planted, [])
+    plan = planted.plan
+    greedy = Evaluate(max_new_tokens=1024)
+    sampled = Evaluate(samples=16, temperature=0.8, top_p=0.95, max_new_tokens=64, shots=4)
+
+    def page(**variants: Evaluate) -> str:
+        configs = {
+            None if name == "none" else name: replace(plan.config, evaluate=settings)
+            for name, settings in variants.items()
+        }
+        return comparison(replace(planted, plan=replace(plan, variants=configs)), [])
+
+    first = "1 a prompt, greedy, at most 1,024 tokens, 0-shot"
+    second = "16 a prompt, temperature 0.8, top-p 0.95, at most 64 tokens, 4-shot"
+    assert f"\n\nGenerated responses: {first}.\n\n" in page(none=greedy, same=greedy)
+    both = page(none=greedy, hot=sampled, off=Evaluate(generate=False), warm=sampled)
+    assert f"responses: {first}.\n\nGenerated responses of hot, warm: {second}.\n\n" in both

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from igds.config.experiment import ORIGINAL
 from igds.config.load import load_config
 from igds.data.templates import parse_template
+from igds.experiments.cells import plan_cells
 from igds.features import FeatureId
 from igds.saes.registry import find_entry
 from igds.tasks.registry import load_task
@@ -45,6 +47,30 @@ TEMPLATES = {
     "translation": "Please translate the following text into Chinese.\nText: {source}\n"
     "Translation:",
 }
+ARMS = ("original", "full", "random", "loss", "ifd", "zip", "igds")
+NUMBERS = {  # the main comparison: percent of pass@8, ROUGE-1, percent of COMET
+    "gemma-2-2b-math": (11.2, 32.2, 29.2, 24.6, 30.0, 29.4, 37.8),
+    "llama-3.1-8b-math": (26.6, 45.0, 40.8, 37.2, 36.8, 35.4, 45.8),
+    "qwen3-8b-math": (55.7, 60.8, 58.7, 59.4, 60.5, 60.3, 61.1),
+    "gemma-2-2b-summarization": (0.220, 0.450, 0.439, 0.448, 0.440, 0.449, 0.452),
+    "llama-3.1-8b-summarization": (0.011, 0.260, 0.254, 0.254, 0.258, 0.245, 0.261),
+    "qwen3-8b-summarization": (0.312, 0.489, 0.482, 0.474, 0.488, 0.485, 0.490),
+    "gemma-2-2b-translation": (26.92, 65.93, 62.92, 55.31, 64.19, 63.37, 68.14),
+    "llama-3.1-8b-translation": (31.11, 77.68, 70.78, 72.29, 76.82, 74.49, 78.45),
+    "qwen3-8b-translation": (81.30, 82.71, 82.61, 82.66, 82.69, 82.57, 83.07),
+}
+ABLATED_ARMS = ("igds-random", "igds-nofilter", "igds@top3", "igds@top5")
+ABLATED = {  # Table 3, of Gemma alone, in that order
+    "gemma-2-2b-math": (29.2, 33.0, 37.2, 31.8),
+    "gemma-2-2b-summarization": (0.439, 0.434, 0.447, 0.435),
+    "gemma-2-2b-translation": (63.19, 64.52, 66.81, 62.83),
+}
+MEASURED = {
+    "math": ("pass@8", 100),
+    "summarization": ("task_score", 1),
+    "translation": ("comet", 100),
+}
+"""Task -> the metric of the published numbers, and how many of their unit make 1."""
 STAGES = ("index", "recall", "intervene", "score", "select", "report")
 
 
@@ -110,3 +136,41 @@ def test_the_saes_are_those_of_every_block(name: str) -> None:
     assert len(set(named)) == len(blocks)
     for block, path in zip(blocks, named, strict=True):
         assert f"layer_{block}/" in path or f"L{block}R" in path
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_numbers_stand_beside_the_arms_they_are_of(name: str) -> None:
+    config = load_config(FOLDER / f"{name}.yaml").config
+    assert config.experiment
+    metric, unit = MEASURED[config.task.name]
+    assert config.experiment.primary == metric
+    wanted = dict(zip(ARMS, NUMBERS[name], strict=True))
+    if name in ABLATED:
+        wanted |= dict(zip(ABLATED_ARMS, ABLATED[name], strict=True))
+    whole, *others = config.experiment.grid
+    assert set(whole.arms) == set(wanted)
+    assert whole.published == pytest.approx({arm: n / unit for arm, n in wanted.items()})
+    assert not any(part.published for part in others)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_cells_are_those_of_the_papers_tables_trained_as_there(name: str) -> None:
+    plan = plan_cells(load_config(FOLDER / f"{name}.yaml").config)
+    half = [*ARMS[2:], *(ABLATED_ARMS if name in ABLATED else ())]
+    cells = [(cell.arm, str(cell.budget.ratio) if cell.budget else "") for cell in plan.cells]
+    wanted = [("original", ""), ("full", "")]
+    wanted += [(arm, "0.5") for arm in half]
+    wanted += [(arm, ratio) for arm in ARMS[2:] for ratio in ("0.2", "0.8")]  # Fig. 4
+    assert sorted(cells) == sorted(wanted)
+    for cell in plan.cells:
+        made = plan.cell_config(cell)
+        if cell.arm == ORIGINAL:
+            assert made.finetune is None
+            continue
+        trained = made.finetune
+        assert trained and trained.lora is None
+        assert (trained.equal, trained.epochs) == ("rows", 1)
+        assert (trained.learning_rate, trained.batch) == (2e-5, 64)
+        assert made.select and made.score and made.intervene
+        assert set(made.select.scored) <= set(made.score.methods)
+        assert made.intervene.top_k == {"igds@top3": 3, "igds@top5": 5}.get(cell.arm, 1)

@@ -44,8 +44,10 @@ def test_responses_are_read_once_for_all_methods_and_again_without_their_prompts
 
     assert "score: responses" not in cost("igds", "length")
     blocks, head = SIZES.n_blocks * SIZES.block_parameters, SIZES.head_parameters
-    once = cost("loss", "rds")["score: responses"]
+    once = cost("loss")["score: responses"]
     assert (once.tokens, once.multiply_adds) == (39_000, 39_000 * blocks + 9_000 * head)
+    queried = cost("loss", "rds")["score: responses"]  # the prior prompts too
+    assert (queried.tokens, queried.multiply_adds) == (39_200, 39_200 * blocks + 9_000 * head)
     twice = cost("loss", "ifd", "superfilter")["score: responses"]
     assert (twice.tokens, twice.multiply_adds) == (48_000, 48_000 * blocks + 18_000 * head)
 

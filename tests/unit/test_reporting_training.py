@@ -65,6 +65,15 @@ def test_what_was_recorded_is_shown_and_escaped(tmp_path: Path) -> None:
     assert found.html.count("<svg") == bare.html.count("<svg") + 2  # loss and learning rate
 
 
+def test_how_responses_were_generated_is_said_where_it_is_known(tmp_path: Path) -> None:
+    assert "Generated responses" not in page(tmp_path / "before", TRAINED, EVALUATED).text
+    none = {**EVALUATED, "decoding": None}
+    assert "Generated responses" not in page(tmp_path / "none", TRAINED, none).text
+    settings = {"samples": 4, "temperature": 0.7, "top_p": 1.0, "max_new_tokens": 9, "shots": 2}
+    found = page(tmp_path / "given", TRAINED, {**EVALUATED, "decoding": settings})
+    assert "4 a prompt, temperature 0.7, top-p 1, at most 9 tokens, 2-shot" in found.text
+
+
 def test_another_trainers_engine_shows_its_command(tmp_path: Path) -> None:
     notes = ["to train: axolotl train x.yaml"]
     trained = {"engine": "axolotl", "model": "m", "rows": 5, "notes": notes}

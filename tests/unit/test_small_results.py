@@ -188,3 +188,34 @@ def test_what_was_declared_is_said_by_its_verdict_alone() -> None:
     random, igds = said[4:6]
     assert " igds," not in random and "igds-frequency" in random
     assert "cosine" not in igds and "bottom" not in igds and "igds-frequency" in igds
+
+
+@pytest.mark.parametrize(
+    ("bottom", "lowest"),
+    [(0.0, None), (0.1, "do as well as"), (0.2, "do better than")],
+)
+def test_a_score_whose_lowest_rows_do_as_well_may_be_empty(
+    bottom: float, lowest: str | None
+) -> None:
+    values = {"original": -1.0, "igds": 0.1, "igds-bottom": bottom}
+    found = {"math": planted("math", partial(by_arm, values, 0.0))}
+    for cell, one in found["math"].results.items():
+        if cell.arm.startswith("igds") and str(cell.budget and cell.budget.ratio) == "0.2":
+            # 100, 200, .. 500 tokens a row over 5 seeds of igds: 300; four times that of its bottom
+            tokens = one.facts["trained"]["rows"] * 100 * (cell.seed + 1)
+            one.facts["trained"]["tokens"] = tokens * (4 if cell.arm == "igds-bottom" else 1)
+    tested = small_results.all_contrasts(found)
+    said = small_results.in_short({"math": measure(found["math"])}, tested)
+    if lowest is None:
+        assert "may be empty" not in said
+    else:
+        assert said.splitlines()[4] == (
+            "  - The score may be empty here: as far as these trainings show, its lowest rows "
+            f"{lowest} its highest. Equal rows are not equal tokens: 300 a row for igds, 1200 for "
+            "igds-bottom."
+        )
+    first = {cell: one for cell, one in found["math"].results.items() if cell.seed < 4}
+    unfinished = {"math": replace(found["math"], results=first)}
+    tested = small_results.all_contrasts(unfinished)
+    short = small_results.in_short({"math": measure(unfinished["math"])}, tested)
+    assert "not judged yet" in short and "may be empty" not in short

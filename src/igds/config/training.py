@@ -186,6 +186,12 @@ class Evaluate:
     """Weights of the models; auto is float32 on CPU, bfloat16 elsewhere, the same for both."""
 
     @property
+    def decoding(self) -> dict[str, float | int] | None:
+        """Return how responses are generated, by the names of the settings; None where none are."""
+        names = ("samples", "temperature", "top_p", "max_new_tokens", "shots")
+        return {name: getattr(self, name) for name in names} if self.generate else None
+
+    @property
     def reads_rows(self) -> bool:
         """Return whether rows of `data.test` are measured, not benchmarks alone."""
         return self.likelihood or self.generate or self.activations

@@ -28,7 +28,7 @@ def cell_facts(cell: Cell, shared: Path, seconds: Mapping[str, float]) -> dict[s
     Args:
         cell: the cell.
         shared: folder of the run that it selects from.
-        seconds: stage -> how long it took.
+        seconds: stage -> how long it took, with those of making the selection's score.
     """
     return {
         "arm": cell.arm,

@@ -21,6 +21,7 @@ from igds.data.identity import source_identity
 from igds.errors import NoStandIn, NoTaskFeature, RequestError
 from igds.evaluation.results import TUNED
 from igds.experiments.cells import INPUTS, Cell, Plan, cell_identity, plan_cells
+from igds.experiments.costs import selection_seconds
 from igds.experiments.facts import cell_facts, made_by, training_facts
 from igds.experiments.results import (
     ITEMS,
@@ -356,12 +357,14 @@ def _kept(
     items = folder.table("evaluate/items.parquet")
     model = ORIGINAL if cell.arm == ORIGINAL else TUNED
     stages = folder.manifest().get("stages", {})
-    trained = {}
-    if config.finetune:
-        trained = training_facts(work.file_of(config), work.folder / config.name, folder)
+    shared, trained = work.folder / config.name, {}
     seconds = {name: cost["seconds"] for name, cost in stages.items()}
+    if config.finetune:
+        trained = training_facts(work.file_of(config), shared, folder)
+    if config.select:
+        seconds |= selection_seconds(shared, config.select.scored)
     return CellResult(
         identity=identity,
-        facts={**cell_facts(cell, work.folder / config.name, seconds), **code, **trained},
+        facts={**cell_facts(cell, shared, seconds), **code, **trained},
         items=items.filter(pc.equal(items["model"], model)),
     )

@@ -12,7 +12,7 @@ from igds.config.scoring import RANDOM_MATCHED, selects_by_features
 from igds.experiments.comparison import Arm, Tested, contrasts
 from igds.experiments.results import selected_rows
 from igds.experiments.run import Finished
-from igds.reporting.text import count, duration, number, percent, signed
+from igds.reporting.text import count, decoding, duration, number, percent, signed
 from igds.stats.crossed import Crossed
 
 ADJUSTED = (
@@ -47,12 +47,23 @@ def comparison(finished: Finished, found: Sequence[Arm]) -> str:
     primary = finished.plan.experiment.primary
     config = finished.plan.config
     parts = [f"Model {config.model.train_id or config.model.id}, task {config.task.name}."]
+    parts += _generated(finished)
     if not finished.complete:
         wanted = len(finished.plan.cells)
         parts.append(f"**{finished.done} of {wanted} cells are finished.**")
     parts += stamps(finished)
     parts += ["### Declared contrasts", contrast_table(contrasts(finished), primary)]
     return "\n\n".join([*parts, EXPLORED, *arm_tables(finished, found)]) + "\n"
+
+
+def _generated(finished: Finished) -> list[str]:
+    """Return how responses are generated, a line each for variants that differ in it."""
+    lines: dict[str, list[str]] = {}
+    for variant, config in finished.plan.variants.items():
+        if config.evaluate is not None and config.evaluate.decoding is not None:
+            lines.setdefault(decoding(config.evaluate.decoding), []).append(variant or "")
+    of = {words: "" if "" in names else f" of {', '.join(names)}" for words, names in lines.items()}
+    return [f"Generated responses{of[words]}: {words}." for words in lines]
 
 
 def stamps(finished: Finished) -> list[str]:
@@ -166,15 +177,20 @@ def arm_table(found: Sequence[Arm], metric: str, *, published: bool = False) -> 
 
 def cost_table(finished: Finished, found: Sequence[Arm]) -> str:
     """Return what each arm selected and what that took, means over its seeds."""
+    shown = [
+        (arm, [finished.results[cell].facts for cell in arm.cells])
+        for arm in found
+        if arm.arm != ORIGINAL
+    ]
+    known = {name for _, facts in shown for one in facts for name in one["seconds"]}
+    timed = bool(known & {"identify", "score"})
     columns = (
         "arm", "budget", "rows", "tokens", "updates", "source entropy", "distinct 2-grams",
-        "no score", "score 0", "shared with igds", "to find features", "to score", "training",
+        "no score", "score 0", "shared with igds", "to find features", "to score",
+        *(("finding took", "scoring took", "both took") if timed else ()), "training",
     )  # fmt: skip
     rows = []
-    for arm in found:
-        if arm.arm == ORIGINAL:
-            continue
-        facts = [finished.results[cell].facts for cell in arm.cells]
+    for arm, facts in shown:
         chosen = split_arm(arm.arm)[0] != FULL
         rows.append(
             (
@@ -190,17 +206,25 @@ def cost_table(finished: Finished, found: Sequence[Arm]) -> str:
                 percent(_overlap(finished, found, arm)),
                 _whole(facts, "cost", "identify"),
                 _whole(facts, "cost", "score"),
+                *(_took(facts) if timed else ()),
                 _time(_mean(facts, "seconds", "finetune")),
             )
         )
     note = (
-        "Finding features and scoring the pool are upper bounds in forward equivalents, tokens "
-        "through the whole model; updates and times, those of a clock whatever else the machine "
+        "To find features and to score are upper bounds in forward equivalents, tokens through the "
+        "whole model that finds features, for sampled rows of mean length, and as if a model that "
+        "scores were of its size; updates and times, those of a clock whatever else the machine "
         "did, are those of one cell. distinct 2-grams falls with the number of rows; no score is "
         "how many rows of the pool the method gives none, so that they cannot be selected; score 0 "
         "is the share of the pool whose score is exactly 0, shared with igds that of an arm's rows "
         "which igds takes too at this budget and seed."
     )
+    if timed:
+        note += (
+            " Finding took the time of recall and interventions, paid once for all that is "
+            "selected by their features, scoring that of the method's pass over the pool, loading "
+            "included; methods that were scored in one pass each show all of it."
+        )
     return f"{markdown(columns, rows)}\n\n{note}"
 
 
@@ -250,9 +274,10 @@ def _made_by(facts: Mapping[str, Any]) -> str:
 
 
 def break_even(finished: Finished, found: Sequence[Arm]) -> list[str]:
-    """Return for igds, and its variants, the pool size from which it costs less than `loss`.
+    """Return for igds, and its variants, a pool size from which it costs less than `loss`.
 
-    That method finds no features, but reads every response too.
+    That method finds no features, but reads every response too. The size is a bound from above, as
+    the costs of igds are.
     """
     costs = {arm.arm: finished.results[arm.cells[0]].facts.get("cost") for arm in found}
     plain = costs.get("loss")
@@ -263,8 +288,11 @@ def break_even(finished: Finished, found: Sequence[Arm]) -> list[str]:
         if cost is None or split_arm(name)[0] != "igds":
             continue
         saved = plain["score"] / plain["rows"] - cost["score"] / cost["rows"]
-        size = f"{count(round(cost['identify'] / saved))} rows" if saved > 0 else "no pool size"
-        lines.append(f"- {name} costs less than loss from {size} on.")
+        if saved > 0:
+            size = count(math.ceil(cost["identify"] / saved))
+            lines.append(f"- {name} costs less than loss from at most {size} rows on.")
+        else:
+            lines.append(f"- {name}: by these bounds it costs less than loss at no pool size.")
     settings = finished.plan.config.intervene
     if lines and settings is not None and settings.controls == 0:
         lines.append(
@@ -311,6 +339,13 @@ def _whole(facts: Sequence[Mapping[str, Any]], section: str, key: str) -> str:
 def _time(seconds: float | None) -> str:
     """Return a time; n/a where a cell was stopped before it was written down."""
     return "n/a" if seconds is None else duration(seconds)
+
+
+def _took(facts: Sequence[Mapping[str, Any]]) -> tuple[str, str, str]:
+    """Return how long it took to find features, to score the pool, and both."""
+    finding, scoring = (_mean(facts, "seconds", name) for name in ("identify", "score"))
+    both = None if finding is None or scoring is None else finding + scoring
+    return _time(finding), _time(scoring), _time(both)
 
 
 def _overlap(finished: Finished, found: Sequence[Arm], arm: Arm) -> float | None:

@@ -10,6 +10,7 @@ from igds.data.splits import SPLITS
 from igds.interventions.budget import CONTRASTED
 from igds.interventions.costs import Lengths, funnel_bounds
 from igds.interventions.pilot import ROWS
+from igds.methods.matched import SAMPLE
 from igds.models.sizes import Sizes
 from igds.planning.sets import Cost, SetTokens
 
@@ -21,7 +22,8 @@ def stage_costs(
 
     Where a cost depends on what is found, features are taken to sit at the first SAE block and to
     be active everywhere, and the pool to be read up to the last; controls are those of `top_k`
-    features. Validation rows are taken to be of mean length.
+    features. Validation rows, and the pool's that igds-matched samples, are taken to be of mean
+    length.
 
     Args:
         config: the run.
@@ -47,24 +49,34 @@ def stage_costs(
     if config.intervene and "validation" in sets and sets["validation"].rows:
         costs += _intervene_costs(config, config.intervene, sizes, sets["validation"], sae_widths)
     if config.score and "pool" in sets:
-        if set(config.score.methods) & set(READ_PROMPTS):
-            tokens = sets["pool"].prompt
+        methods, pool = config.score.methods, sets["pool"]
+        if set(methods) & set(READ_PROMPTS):
+            tokens = pool.prompt
+            if any(name.startswith("igds-matched") for name in methods):
+                tokens += round(pool.prompt * min(1.0, SAMPLE / max(1, pool.rows)))
             costs.append(
                 Cost(step="score", tokens=tokens, multiply_adds=float(tokens * cut), memory=weights)
             )
-        costs += _response_costs(config.score, sizes, sets["pool"])
+        queries = sets["prior"].prompt if "rds" in methods and "prior" in sets else 0
+        costs += _response_costs(config.score, sizes, pool, queries)
     return costs
 
 
-def _response_costs(settings: Score, sizes: Sizes, pool: SetTokens) -> list[Cost]:
+def _response_costs(settings: Score, sizes: Sizes, pool: SetTokens, queries: int) -> list[Cost]:
     """Return the cost of the one pass over prompt and response, none when no method makes it.
 
     Taken to be by the identification model, in whose sizes everything is counted.
+
+    Args:
+        settings: names the methods.
+        sizes: of that model.
+        pool: what they score.
+        queries: tokens of the prior prompts that rds reads beside it.
     """
     if not set(settings.methods) & set(READ_RESPONSES):
         return []
     sides = 2 if set(settings.methods) & set(RATIOS) else 1  # with the prompt, and without
-    tokens = pool.prompt + sides * pool.response
+    tokens = pool.prompt + sides * pool.response + queries
     blocks = sizes.body
     return [
         Cost(

@@ -9,7 +9,9 @@ from markupsafe import Markup
 
 from igds.reporting import summaries, text
 
-FILTERS = ("number", "signed", "compact", "percent", "count", "duration", "chip", "flatten")
+FILTERS = (
+    "number", "signed", "compact", "percent", "count", "duration", "decoding", "chip", "flatten",
+)  # fmt: skip
 """Functions of `igds.reporting.text` that templates use."""
 
 

@@ -56,6 +56,21 @@ def duration(seconds: Number) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
+def decoding(settings: Mapping[str, Number]) -> str:
+    """Return how responses were generated in words.
+
+    Args:
+        settings: `decoding` of `evaluate/results.json`.
+    """
+    how = "greedy"
+    if settings["temperature"] > 0:
+        how = f"temperature {settings['temperature']:g}, top-p {settings['top_p']:g}"
+    return (
+        f"{settings['samples']} a prompt, {how}, at most {settings['max_new_tokens']:,} tokens, "
+        f"{settings['shots']}-shot"
+    )
+
+
 def visible(text: str) -> str:
     """Return text in which no character hides, reorders or ends a line unseen.
 

@@ -205,10 +205,7 @@ class Context:
         taken = None if self.cell else adopt(self.folder(name), identity, self._elsewhere(name))
         if taken is not None:
             self.progress.note(f"{name}: of the same settings as {taken}, which is taken")
-            known = self.run.manifest().get("taken", {})
-            self.run.update_manifest(
-                {"taken": {**known, name: taken.relative_to(self.runs).as_posix()}}
-            )
+            self._record_taken(name, taken)
         stage = Stage.open(
             self.folder(name),
             identity=dict(identity),
@@ -224,7 +221,17 @@ class Context:
         if not stage.done:
             place = self.cell or self.run
             place.event("stage_started", stage=name.partition("/")[0], folder=name)
+            self._record_taken(name, None)
         return stage
+
+    def _record_taken(self, name: str, source: Path | None) -> None:
+        """Write down where a stage was taken from, or that it is made here."""
+        known = self.run.manifest().get("taken", {})
+        found = {stage: place for stage, place in known.items() if stage != name}
+        if source is not None:
+            found[name] = source.relative_to(self.runs).as_posix()
+        if found != known:
+            self.run.update_manifest({"taken": found})
 
     def _elsewhere(self, name: str) -> list[Path]:
         """Return where other parts of the work that this run is a part of would have a stage."""

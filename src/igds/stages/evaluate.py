@@ -109,6 +109,7 @@ def run(context: Context) -> None:
         "rows": len(rows),
         "unusable": 0 if held is None else len(held) - len(rows),
         "too_long": {arm.name: left for arm, (_, left) in zip(arms, measured, strict=True)},
+        "decoding": settings.decoding,
         "outputs": output_facts(items),
         "comet": judge,
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -12,9 +13,10 @@ import pyarrow as pa
 from safetensors.numpy import load_file
 
 from igds.config.identity import digest
+from igds.config.scoring import READ_PROMPTS, READ_RESPONSES
 from igds.methods.base import STATUS, MethodSpec
 from igds.methods.ranking import EMBEDDINGS, QUERIES, make_ranking
-from igds.methods.registry import resolve_method
+from igds.methods.registry import resolve_method, split_draw
 from igds.reading.work import n_rows, row_ranges
 from igds.runs.stage import Stage
 from igds.stages.context import Context
@@ -40,8 +42,13 @@ def run(context: Context) -> None:
     pending = {name: stage for name, stage in stages.items() if not stage.done}
     if not pending:
         return
-    given = gather(context, pending)
-    specs = {name: resolve_method(name, given) for name in pending}
+    seconds, specs = dict.fromkeys(pending, 0.0), {}
+    matched = [name for name in pending if split_draw(name)[0] == "igds-matched"]
+    with _timed(seconds, matched):  # their sample of the pool is read here
+        given = gather(context, pending)
+    for name in pending:
+        with _timed(seconds, [name]):
+            specs[name] = resolve_method(name, given)
     for name, stage in pending.items():
         stage.write_json("method.json", _facts(specs[name]))
     # Stages that were begun under another plan finish under it, in a pass of their own; so do
@@ -53,11 +60,25 @@ def run(context: Context) -> None:
             for name, stage in pending.items()
             if (digest(stage.plan), digest(specs[name].model)) == (plan, model)
         }
-        _read_pool(context, together, [specs[n] for n in together if specs[n].kind])
+        # A pass is for the methods that read the model; a length is looked up beside it.
+        readers = [name for name in together if name in (*READ_PROMPTS, *READ_RESPONSES)]
+        with _timed(seconds, readers or together):
+            _read_pool(context, together, [specs[n] for n in together if specs[n].kind])
         for name, stage in together.items():
             if specs[name].ranker:
-                _rank(context, stage, specs[name])
+                with _timed(seconds, [name]):
+                    _rank(context, stage, specs[name])
             stage.commit()
+            context.run.event("method_scored", method=name, seconds=round(seconds[name], 3))
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], methods: Iterable[str]) -> Iterator[None]:
+    """Add the time that the block takes to that of each of these methods."""
+    started = time.monotonic()
+    yield
+    for name in methods:
+        seconds[name] += time.monotonic() - started
 
 
 def _facts(spec: MethodSpec) -> dict[str, Any]:
