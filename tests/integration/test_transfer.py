@@ -141,6 +141,8 @@ def test_code_of_one_model_is_not_that_of_the_other(project, trusted):
 def test_settings_of_no_model_to_be_trained():
     with pytest.raises(ValueError, match="go with train_id"):
         schema.Model(id="a", train_revision="main")
+    with pytest.raises(ValueError, match="superfilter_model trains no model"):
+        schema.Score(superfilter_model=schema.Model(id="a", train_id="b"))
 
 
 def test_prompts_over_the_train_models_context_are_left_out(project):

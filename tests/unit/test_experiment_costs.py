@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from math import log2
 from pathlib import Path
@@ -19,8 +20,8 @@ from igds.experiments.diversity import diversity
 from igds.planning.sets import SetTokens
 from igds.progress import SilentProgress
 from igds.runs.folder import RunFolder
-from igds.runs.stage import Stage
-from igds.stages.context import Context
+from igds.stages.context import SCORED, Context
+from igds.stages.records import recorded
 
 ROWS = [
     ("a", "one.jsonl", "One two three", "ONE two\nthree"),
@@ -115,49 +116,59 @@ def test_seconds_are_those_that_the_run_wrote_down(tmp_path: Path) -> None:
     assert selection_seconds(tmp_path, ["igds"]) == {}
     seconds = {"index": 1.0, "recall": 20.0, "intervene": 300.0, "score": 4000.0}
     run.update_manifest({"stages": {name: {"seconds": took} for name, took in seconds.items()}})
-    for method, took in (("igds", 9.0), ("igds", 5.5), ("rds", 40.0)):  # the first was made again
-        run.event("method_scored", method=method, seconds=took)
+    alone, both = {"together": ["igds"]}, {"together": ["loss", "rds"], "pass_seconds": 30.0}
+    run.event(SCORED, method="igds", seconds=2.0, pass_seconds=7.0, **alone)
+    run.event(SCORED, method="igds", seconds=1.5, pass_seconds=4.0, **alone)  # made again
+    run.event(SCORED, method="loss", seconds=0.5, **both)
+    run.event(SCORED, method="rds", seconds=9.5, **both)
+    run.event(SCORED, method="length", seconds=0.25)
     run.event("stage_finished", stage="score", seconds=50.0)
     assert selection_seconds(tmp_path, ["igds"]) == {"identify": 320.0, "score": 5.5}
-    assert selection_seconds(tmp_path, ["igds", "rds"]) == {"identify": 320.0, "score": 45.5}
+    assert selection_seconds(tmp_path, ["loss"]) == {"identify": 0.0, "score": 30.5}
+    assert selection_seconds(tmp_path, ["loss", "rds"])["score"] == 40.0  # one pass
+    assert selection_seconds(tmp_path, ["igds", "rds"])["score"] == 5.5 + 39.5
+    assert selection_seconds(tmp_path, ["length"])["score"] == 0.25
     assert selection_seconds(tmp_path, ["cosine-best"]) == {"identify": 20.0}
-    assert selection_seconds(tmp_path, ["rds"]) == {"identify": 0.0, "score": 40.0}
 
 
-def test_what_was_taken_from_another_part_took_what_it_took_there(
+def test_what_is_taken_from_another_part_brings_its_cost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Context, "plan", lambda _: {"device": "cpu"})
     settings = config(recall=Recall(), score=Score())
     parts = [RunFolder(tmp_path / "runs" / "name" / part) for part in ("shared", "shared-b")]
 
-    def stage(part: int, name: str, version: int) -> Stage:
-        """Return the stage of a part, there if it had to be made."""
+    def make(part: int, name: str, version: int, **plan: int) -> None:
+        """Have a stage of a part, under the record of its cost."""
         context = Context(
             config=settings, base=tmp_path, run=parts[part], outer=tmp_path / "runs",
             executor=make_executor(settings.runtime), progress=SilentProgress(), overwrite=True,
         )  # fmt: skip
-        opened = context.open_stage(name, {"version": version})
-        return opened if opened.done else opened.commit()
+        with recorded(parts[part], name.partition("/")[0]):
+            stage = context.open_stage(name, {"version": version}, plan)
+            if not stage.done:
+                stage.commit()
 
     def taken(part: int) -> dict[str, str]:
         return parts[part].manifest().get("taken", {})
 
     parts[0].path.mkdir(parents=True)
-    for part, name in ((0, "recall"), (0, "score/igds-frequency"), (1, "recall")):
-        stage(part, name, 1)
-    for part, seconds in enumerate((30.0, 0.01)):
-        parts[part].update_manifest({"stages": {"recall": {"seconds": seconds}}})
-    parts[0].event("method_scored", method="igds-frequency", seconds=7.0)
-    assert taken(1) == {"recall": "name/shared/recall"}
-    assert selection_seconds(parts[1].path, ["igds-frequency"]) == {"identify": 30.0}
-    stage(1, "score/igds-frequency", 1)
-    both = {"identify": 30.0, "score": 7.0}
-    assert [selection_seconds(part.path, ["igds-frequency"]) for part in parts] == [both, both]
-    stage(0, "recall", 2)  # that of the other part is of no other one now, and its time not known
-    assert selection_seconds(parts[1].path, ["igds-frequency"]) == {"score": 7.0}
-    stage(1, "recall", 3)
-    parts[1].update_manifest({"stages": {"recall": {"seconds": 5.0}}})
-    assert taken(1) == {"score/igds-frequency": "name/shared/score/igds-frequency"}
-    again = {"identify": 5.0, "score": 7.0}
-    assert selection_seconds(parts[1].path, ["igds-frequency"]) == again
+    for name in ("recall", "score/igds-frequency"):
+        make(0, name, 1)
+    cost = {"seconds": 30.0, "driver_peak_rss_mb": 1.0}
+    parts[0].update_manifest({"stages": {"recall": cost}})
+    parts[0].event(SCORED, method="igds-frequency", seconds=7.0)
+    make(1, "recall", 1, rows=5)  # cut in another way
+    assert taken(1) == {}
+    shutil.rmtree(parts[1].path / "recall")
+    for name in ("recall", "score/igds-frequency"):
+        make(1, name, 1)
+        assert taken(1)[name] == f"name/shared/{name}"
+    assert parts[1].manifest()["stages"]["recall"] == cost
+    for part in parts:
+        found = selection_seconds(part.path, ["igds-frequency"])
+        assert found == {"identify": 30.0, "score": 7.0}
+    make(1, "recall", 2)
+    assert set(taken(1)) == {"score/igds-frequency"}
+    assert parts[1].manifest()["stages"]["recall"]["seconds"] < 30
+    assert parts[0].manifest()["stages"]["recall"] == cost

@@ -77,6 +77,7 @@ def run_of(folder: Path, rows: list[dict[str, Any]]) -> RunFolder:
         }
     )
     pq.write_table(table, folder / "select" / "selection.parquet")
+    (folder / "index" / "summary.json").write_text('{"eos": "<eos>"}')
     (folder / "select" / "summary.json").write_text('{"method": "igds"}')
     return RunFolder(folder)
 
@@ -143,7 +144,7 @@ def test_llamafactory_alpaca(tmp_path: Path) -> None:
     columns = info["chosen"]["columns"]
     read = load(tmp_path / info["chosen"]["file_name"], tmp_path)
     assert [(row[columns["prompt"]], row[columns["response"]]) for row in read] == [
-        (RAW[n]["prompt"], RAW[n]["response"]) for n in (0, 1, 3)
+        (RAW[n]["prompt"], RAW[n]["response"] + "<eos>") for n in (0, 1, 3)
     ]
     assert "template: empty" in " ".join(notes)
 
@@ -272,6 +273,9 @@ def test_llamafactory_sees_the_tokens_that_igds_trains_on(tmp_path: Path, bos: b
         assert response == [label for label in example["labels"] if label != IGNORED]
     export_run(run, tmp_path / "trl.jsonl", "trl", "pool")
     assert "<eos>" not in (tmp_path / "trl.jsonl").read_text()
+    (run.path / "index" / "summary.json").write_text(json.dumps({**known, "eos": None}))
+    with pytest.raises(RequestError, match="names no EOS of the model to be trained"):
+        export_run(run, tmp_path / "none.jsonl", "llamafactory", "pool")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -45,26 +46,26 @@ def test_prompt_and_response_are_tokenized_apart_and_only_the_response_is_learne
         assert not example["truncated"]
 
 
-def test_training_may_ask_in_other_words_and_learn_a_cue() -> None:
-    rows = pa.table(
-        {
-            "row_id": ["a", "b"],
-            "prompt": ["1+1\nSum:", "{x}\nSum:"],
-            "response": [" 2", "{response}"],
-            "fields": ['{"question":"1+1"}', '{"question":"{x}"}'],
-        }
-    )
-    assert training_texts(rows, settings()) is rows
+def test_training_may_ask_in_other_words_and_learn_a_cue(tmp_path: Path) -> None:
+    rows = [("a", "1+1", " 2"), ("b", "{x}", "{response}")]
+    with IndexWriter(tmp_path, {}) as writer:
+        for place, (row_id, question, response) in enumerate(rows):
+            known = {
+                "row_id": row_id, "content_hash": row_id, "source": "s", "ordinal": place,
+                "status": "ok", "prompt": f"{question}\nSum:", "response": response,
+                "fields": json.dumps({"question": question}), "original": b"{}",
+            }  # fmt: skip
+            writer.add([{**dict.fromkeys(INDEX_SCHEMA.names), **known}])
+    assert training_texts(tmp_path, "ab", settings()) == rows_by_id(tmp_path, "ab")
     given = settings(template="Add {question}.\n", response="Sum: {response}!")
-    found = training_texts(rows, given).select(["prompt", "response"]).to_pylist()
-    assert found == [
-        {"prompt": "Add 1+1.\n", "response": "Sum: 2!"},
-        {"prompt": "Add {x}.\n", "response": "Sum: {response}!"},
+    assert training_texts(tmp_path, "ab", given).to_pylist() == [
+        {"row_id": "a", "prompt": "Add 1+1.\n", "response": "Sum: 2!"},
+        {"row_id": "b", "prompt": "Add {x}.\n", "response": "Sum: {response}!"},
     ]
     with pytest.raises(RequestError, match=r"finetune\.template: row a has no field 'query'"):
-        training_texts(rows, settings(template="{query}?"))
+        training_texts(tmp_path, "ab", settings(template="{query}?"))
     with pytest.raises(RequestError, match="has no place"):
-        training_texts(rows, settings(template="Add."))
+        training_texts(tmp_path, "ab", settings(template="Add."))
 
 
 def test_a_merge_across_the_border_is_not_made() -> None:

@@ -20,6 +20,7 @@ TRAINED = {
     "engine": "trl", "model": "a <b>model</b>", "rows": 1200, "left_out": 3, "truncated": 4,
     "examples": 2400, "steps": 38, "tokens": 98765, "response_tokens": 4321, "learning_rate": 2e-5,
     "batch": 64, "precision": "bfloat16", "lora": False, "first_loss": 1.75, "last_loss": 0.875,
+    "template": "{question}<br>?", "response": None,
 }  # fmt: skip
 EVALUATED = {
     "models": {
@@ -60,7 +61,7 @@ def test_what_was_recorded_is_shown_and_escaped(tmp_path: Path) -> None:
     assert "−0.750 [n/a, n/a]" in found.text
     assert "+0.250 [+0.125, +0.375]" in found.text
     assert "25.0 % cut off" in found.text
-    assert "a <b>model</b>" in found.text and "path/<i>" in found.text
+    assert all(text in found.text for text in ("a <b>model</b>", "path/<i>", "{question}<br>?"))
     bare = page(tmp_path / "elsewhere", {**TRAINED, "engine": "axolotl", "notes": []}, EVALUATED)
     assert found.html.count("<svg") == bare.html.count("<svg") + 2  # loss and learning rate
 

@@ -109,22 +109,27 @@ def test_a_stage_of_another_run_is_taken_if_it_is_the_same(tmp_path, monkeypatch
         work(tmp_path / name / "score" / "igds", identity)
     others = [tmp_path / name / "score" / "igds" for name in ("gone", "a", "b")]
     mine = tmp_path / "mine" / "score" / "igds"
-    assert adopt(mine, {**IDENTITY, "seed": 1}, others) is None and not mine.parent.exists()
+    assert adopt(mine, {**IDENTITY, "seed": 1}, PLAN, others) is None and not mine.parent.exists()
     (tmp_path / "mine" / "score" / "igds.part" / "left").mkdir(parents=True)
-    assert adopt(mine, IDENTITY, others) == others[2]
+    assert adopt(mine, IDENTITY, PLAN, others) == others[2]
     assert contents(mine) == contents(others[2])
     assert work(mine).done and not mine.with_name("igds.part").exists()
-    assert adopt(mine, IDENTITY, others) is None  # it is there
+    assert adopt(mine, IDENTITY, PLAN, others) is None  # it is there
     # What is made again leaves the one that was taken as it was.
     before = contents(others[2])
     work(mine, OTHER, overwrite=True)
     assert contents(others[2]) == before and contents(mine) != before
     begun = tmp_path / "begun"
     Stage.open(begun, identity=IDENTITY, plan=PLAN)
-    assert adopt(begun, IDENTITY, others) is None  # it is under way
-    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links")))
-    assert adopt(tmp_path / "copied", IDENTITY, others) == others[2]
-    assert contents(tmp_path / "copied") == before
+    assert adopt(begun, IDENTITY, PLAN, others) is None  # it is under way
+    assert adopt(tmp_path / "new", IDENTITY, {"batch_tokens": 65}, others) is None
+
+    def refuse(*_, **__):
+        raise OSError("no links")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert adopt(tmp_path / "new", IDENTITY, PLAN, others) is None
+    assert stage_state(tmp_path / "new") == "missing" and not work(tmp_path / "new").path.suffix
 
 
 @pytest.mark.parametrize("committed", [True, False], ids=["committed", "part"])

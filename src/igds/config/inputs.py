@@ -29,7 +29,7 @@ class Model:
     """Weights and residual stream; auto is float32 on CPU, the checkpoint's dtype on GPU."""
     train_id: str | None = None
     """Model that will be fine-tuned, when it differs: its tokenizer counts `tokens` budgets, and
-    the task features are measured in it too. Only in `model` of a run; elsewhere without effect."""
+    the task features are measured in it too. Only in `model` of a run."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
     train_revision: str | None = None
@@ -43,6 +43,11 @@ class Model:
         not_empty(self, "id")
         if self.train_id is None and (self.train_revision or self.train_trust_remote_code):
             raise ValueError("train_revision and train_trust_remote_code go with train_id")
+
+    def trains_none(self, where: str) -> None:
+        """Refuse a model to be trained, where none is: everywhere but in `model` of a run."""
+        if self.train_id is not None:
+            raise ValueError(f"{where} trains no model: train_id goes into the run's model section")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -129,6 +129,10 @@ class Score:
         """Refuse no method, an unknown one, and one named twice."""
         not_empty(self, "methods", "balance")
         at_least(self, 2, "max_length")
+        for where in ("model", "superfilter_model"):
+            model = getattr(self, where)
+            if model is not None:
+                model.trains_none(where)
         for name, count in Counter(self.methods).items():
             if name in RANDOM_MATCHED:
                 raise ValueError(f"methods has no {name}: it is for select.method, beside igds")
@@ -147,7 +151,8 @@ class Budget:
     rows: int | None = None
     """Number of rows."""
     tokens: int | None = None
-    """Prompt and response tokens, counted by the tokenizer of the model to be trained."""
+    """Prompt and response tokens in the words of the run (not of `finetune.template`), counted by
+    the tokenizer of the model to be trained."""
 
     def __post_init__(self) -> None:
         """Refuse none or several of the three, and values out of range."""

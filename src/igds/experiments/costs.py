@@ -14,7 +14,7 @@ from igds.models.sizes import model_sizes
 from igds.planning.costs import forward_equivalents, stage_costs
 from igds.planning.table import sae_widths, set_tokens
 from igds.runs.folder import RunFolder
-from igds.runs.stage import committed_identity, stage_state
+from igds.stages.context import SCORED
 
 
 def selection_cost(file: ConfigFile, run: Path, methods: Sequence[str]) -> dict[str, float]:
@@ -47,47 +47,25 @@ def selection_cost(file: ConfigFile, run: Path, methods: Sequence[str]) -> dict[
 def selection_seconds(run: Path, methods: Sequence[str]) -> dict[str, float]:
     """Return the seconds of finding features, `identify`, and of scoring the pool, `score`.
 
-    What was not written down is left out. Methods that were scored in one pass over the pool each
-    have all of its time, and a stage that was taken from another part of the experiment that of
-    making it there.
+    What was not written down is left out. A pass over the pool counts once, and whole, whichever
+    other methods were scored in it.
 
     Args:
         run: folder of the run with the scores.
         methods: those that a selection is made from.
     """
+    folder = RunFolder(run)
     used = {"recall": READ_PROMPTS, "intervene": USE_FEATURES}
-    parts = {
-        "identify": [_stage_seconds(run, name) for name in used if set(methods) & set(used[name])],
-        "score": [_method_seconds(run, name) for name in methods],
-    }
-    known = {part: [one for one in took if one is not None] for part, took in parts.items()}
-    return {part: math.fsum(took) for part, took in known.items() if len(took) == len(parts[part])}
-
-
-def _stage_seconds(run: Path, name: str) -> float | None:
-    maker = _maker(run, name)
-    stages = RunFolder(maker).manifest().get("stages", {}) if maker else {}
-    return stages[name]["seconds"] if name in stages else None
-
-
-def _method_seconds(run: Path, name: str) -> float | None:
-    maker = _maker(run, f"score/{name}")
-    events = reversed(RunFolder(maker).events() if maker else [])
-    found = (one for one in events if one["event"] == "method_scored" and one["method"] == name)
-    return next((one["seconds"] for one in found), None)
-
-
-def _maker(run: Path, stage: str) -> Path | None:
-    """Return the run that made a stage which may have been taken from there; None if it is gone."""
-    seen = []
-    while (taken := RunFolder(run).manifest().get("taken", {}).get(stage)) is not None:
-        seen.append(run)
-        place = run.parents[1] / taken
-        if stage_state(place) != "done":
-            return None
-        if committed_identity(place) != committed_identity(run / stage):
-            return None
-        run = place.parents[stage.count("/")]
-        if run in seen:
-            return None
-    return run
+    needed = [name for name, users in used.items() if set(methods) & set(users)]
+    stages = folder.manifest().get("stages", {})
+    events = {one["method"]: one for one in folder.events() if one["event"] == SCORED}
+    found = {}
+    if set(needed) <= set(stages):
+        found["identify"] = math.fsum(stages[name]["seconds"] for name in needed)
+    if set(methods) <= set(events):
+        scored = [events[name] for name in methods]
+        passes = {
+            tuple(one["together"]): one["pass_seconds"] for one in scored if "together" in one
+        }
+        found["score"] = math.fsum([*(one["seconds"] for one in scored), *passes.values()])
+    return found

@@ -277,12 +277,15 @@ def break_even(finished: Finished, found: Sequence[Arm]) -> list[str]:
     """Return for igds, and its variants, a pool size from which it costs less than `loss`.
 
     That method finds no features, but reads every response too. The size is a bound from above, as
-    the costs of igds are.
+    the costs of igds are, unless `loss` is by a smaller model or cuts rows.
     """
     costs = {arm.arm: finished.results[arm.cells[0]].facts.get("cost") for arm in found}
     plain = costs.get("loss")
     if plain is None:
         return []
+    score = finished.plan.config.score
+    less = score is not None and (score.model is not None or score.max_length is not None)
+    bound = "about" if less else "at most"
     lines = []
     for name, cost in costs.items():
         if cost is None or split_arm(name)[0] != "igds":
@@ -290,7 +293,7 @@ def break_even(finished: Finished, found: Sequence[Arm]) -> list[str]:
         saved = plain["score"] / plain["rows"] - cost["score"] / cost["rows"]
         if saved > 0:
             size = count(math.ceil(cost["identify"] / saved))
-            lines.append(f"- {name} costs less than loss from at most {size} rows on.")
+            lines.append(f"- {name} costs less than loss from {bound} {size} rows on.")
         else:
             lines.append(f"- {name}: by these bounds it costs less than loss at no pool size.")
     settings = finished.plan.config.intervene

@@ -56,7 +56,10 @@ def llamafactory_dataset(path: Path, rows: Chosen) -> tuple[bool, list[str]]:
     write_json(info, {**known, name: {"file_name": path.name, **(_SHAREGPT if chats else _ALPACA)}})
     notes = [f"{info}: dataset {name}"]
     if chats:
-        notes.append("leave template out: LLaMA-Factory then takes the model's own chat template")
+        notes.append(
+            "leave template out, and LLaMA-Factory takes the chat template of the tokenizer of the "
+            "model to be trained; name one where that has none, or turns are joined bare"
+        )
     else:
         added = " and ".join(filter(None, rows.around))
         notes.append(

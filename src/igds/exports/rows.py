@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 
 from igds.data.index import iter_index
+from igds.errors import RequestError
 from igds.runs.files import read_json
 
 _LARGE = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
@@ -30,7 +31,8 @@ class Chosen:
     bos: str | None = None
     """Text of the token that the trainer puts before a prompt; taken off prompts that bring it."""
     around: tuple[str, str] = ("", "")
-    """BOS and EOS as text, for a trainer that adds neither: before a prompt, behind a response."""
+    """BOS and EOS as text, for a trainer that adds neither: before a raw prompt, behind its
+    response."""
 
     @classmethod
     def for_trainer(
@@ -40,13 +42,21 @@ class Chosen:
         trainer: str,
         rank: Int[np.ndarray, " rows"] | None = None,
     ) -> Chosen:
-        """Return rows that a trainer, or a format, gives the BOS and EOS that igds trains on."""
+        """Return rows that a trainer, or a format, gives the BOS and EOS that igds trains on.
+
+        Raises:
+            RequestError: a trainer that adds no EOS would learn without one.
+        """
         known = read_json(index / "summary.json") or {}
-        if trainer == "llamafactory":
-            # Its template `empty` adds neither; in text that stands in the rows it sees both.
-            around = (known.get("raw_bos") or "", known.get("eos") or "")
-            return cls(index, selected, rank, around=around)
-        return cls(index, selected, rank, bos=known.get("added_bos"))
+        if trainer != "llamafactory":
+            return cls(index, selected, rank, bos=known.get("added_bos"))
+        if known.get("eos") is None:
+            raise RequestError(
+                f"{index} names no EOS of the model to be trained, which LLaMA-Factory does not "
+                "add: set eos_token in its tokenizer, and make the index again with --overwrite"
+            )
+        # Its template `empty` adds neither; in text that stands in the rows it sees both.
+        return cls(index, selected, rank, around=(known.get("raw_bos") or "", known["eos"]))
 
     @property
     def places(self) -> Int[np.ndarray, " chosen"]:

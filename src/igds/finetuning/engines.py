@@ -52,6 +52,10 @@ def write_engine(
     model_key = "base_model" if settings.engine == "axolotl" else "model_name_or_path"
     with whole_file(folder / f"{settings.engine}.yaml") as file:
         file.write(yaml_text({model_key: model, **keys, **shared}).encode())
+    if settings.processes > 1:
+        notes.append(
+            f"start it as {settings.processes} processes: batch {settings.batch} is theirs"
+        )
     return [f"to train: {command} {final / f'{settings.engine}.yaml'}", *notes]
 
 

@@ -35,13 +35,15 @@ EXAMPLES = pa.schema(
 """One row an example; labels are the ids of response and EOS, and IGNORED before them."""
 
 
-def rows_by_id(index: Path, row_ids: Sequence[str]) -> pa.Table:
-    """Return row_id, prompt, response and fields of some rows of an index, in its order.
+def rows_by_id(
+    index: Path, row_ids: Sequence[str], columns: Sequence[str] = ("row_id", "prompt", "response")
+) -> pa.Table:
+    """Return columns of some rows of an index, prompt and response among them, in its order.
 
     Raises:
         RequestError: one of them is not there, or has no prompt or no response.
     """
-    table = load_index(index, ["row_id", "prompt", "response", "fields"], row_ids)
+    table = load_index(index, list(columns), row_ids)
     if len(table) != len(set(row_ids)):
         absent = sorted(set(row_ids) - set(table["row_id"].to_pylist()))
         raise RequestError(f"{len(absent)} rows are not in {index}, as {absent[0]}")
@@ -53,21 +55,25 @@ def rows_by_id(index: Path, row_ids: Sequence[str]) -> pa.Table:
     return table
 
 
-def training_texts(rows: pa.Table, settings: Finetune) -> pa.Table:
-    """Return rows with the prompts and responses that `finetune.template`, `.response` ask for.
+def training_texts(index: Path, row_ids: Sequence[str], settings: Finetune) -> pa.Table:
+    """Return row_id, prompt and response of rows as they are trained on, in the index's order.
 
     Args:
-        rows: row_id, prompt, response, fields (JSON).
-        settings: where both are absent the rows are returned as they are.
+        index: folder of the index.
+        row_ids: the rows.
+        settings: `template` and `response` may ask for other words than the index has.
 
     Raises:
-        RequestError: the template has no place, or a row lacks a field of it.
+        RequestError: as `rows_by_id`; the template has no place, or a row lacks a field of it.
     """
-    if settings.template is not None:
+    if settings.template is None:
+        rows = rows_by_id(index, row_ids)
+    else:
+        rows = rows_by_id(index, row_ids, ("row_id", "prompt", "response", "fields"))
         template = parse_template(settings.template, user_turn=True)
         found = rows.select(["row_id", "fields"]).to_pylist()
         prompts = [render_row(template, row, "finetune.template") for row in found]
-        rows = _with(rows, "prompt", prompts)
+        rows = _with(rows, "prompt", prompts).drop_columns("fields")
     if settings.response is not None:
         before, _, behind = settings.response.partition(RESPONSE)
         gold = (text.removeprefix(" ") for text in rows["response"].to_pylist())

@@ -91,6 +91,8 @@ def training_summary(
         "batch": spec.settings.batch,
         "precision": spec.settings.precision,
         "lora": spec.settings.lora is not None,
+        "template": spec.settings.template,
+        "response": spec.settings.response,
         "first_loss": or_null(float(losses[:tail].mean())),
         "last_loss": or_null(float(losses[-tail:].mean())),
     }

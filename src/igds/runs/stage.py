@@ -208,36 +208,31 @@ def committed_identity(folder: Path) -> dict[str, Any]:
     return record["identity"]
 
 
-def adopt(folder: Path, identity: Mapping[str, Any], others: Sequence[Path]) -> Path | None:
-    """Put a stage of this identity that another run has committed in its place; return that one.
+def adopt(
+    folder: Path, identity: Mapping[str, Any], plan: Mapping[str, Any], others: Sequence[Path]
+) -> Path | None:
+    """Put a stage of this identity and plan that another run has committed in its place; return it.
 
-    Its files are linked where the disk can, else copied: a stage that is made again has new files.
-    Nothing is done where one is there or under way.
+    Its files are linked, as a stage that is made again has new ones. Nothing is done where a stage
+    is there or under way, or where the disk knows no links.
     """
     part = _part(folder)
     if folder.exists() or (part / _RECORD).exists():
         return None
-    wanted = _plain(identity)
-    found = (
-        other for other in others if (read_json(other / _RECORD) or {}).get("identity") == wanted
-    )
-    source = next(found, None)
+    wanted = {"identity": _plain(identity), "plan": _plain(plan)}
+    source = next((other for other in others if read_json(other / _RECORD) == wanted), None)
     if source is None:
         return None
     if part.exists():
         shutil.rmtree(part)
-    # The record comes last, as a part without it holds nothing.
-    shutil.copytree(source, part, copy_function=_link, ignore=shutil.ignore_patterns(_RECORD))
-    _link(str(source / _RECORD), str(part / _RECORD))
+    try:
+        # The record comes last, as a part without it holds nothing.
+        shutil.copytree(source, part, copy_function=os.link, ignore=shutil.ignore_patterns(_RECORD))
+        os.link(source / _RECORD, part / _RECORD)
+    except OSError:
+        return None
     part.rename(folder)
     return source
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one without links
-        shutil.copy2(source, target)
 
 
 def repair(folder: Path, archive: Path | None = None) -> None:

@@ -110,6 +110,7 @@ class SAETraining:
         Raises:
             ValueError: as said.
         """
+        self.model.trains_none("igds saes train")
         names = [source.name for source in self.sources]
         unknown = sorted(set(self.read_sources) - set(names))
         if unknown or not self.read_sources:

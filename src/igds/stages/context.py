@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from igds.saes.load import SAESpec
     from igds.saes.sae import SAE
 
+SCORED = "method_scored"
+"""Event that says how long a method took."""
 CELL_STAGES = ("select", "finetune", "evaluate")
 """Stages that each cell of an experiment has of its own."""
 
@@ -202,14 +204,17 @@ class Context:
 
         `plan` holds what the stage cuts otherwise than the run.
         """
-        taken = None if self.cell else adopt(self.folder(name), identity, self._elsewhere(name))
+        asked = {**self.plan(), **(plan or {})}
+        taken = None
+        if self.cell is None:
+            taken = adopt(self.folder(name), identity, asked, self._elsewhere(name))
         if taken is not None:
             self.progress.note(f"{name}: of the same settings as {taken}, which is taken")
             self._record_taken(name, taken)
         stage = Stage.open(
             self.folder(name),
             identity=dict(identity),
-            plan={**self.plan(), **(plan or {})},
+            plan=asked,
             overwrite=self.overwrite,
             **options,
         )
@@ -225,13 +230,23 @@ class Context:
         return stage
 
     def _record_taken(self, name: str, source: Path | None) -> None:
-        """Write down where a stage was taken from, or that it is made here."""
-        known = self.run.manifest().get("taken", {})
+        """Write down where a stage was taken from, with its cost there, or that it is made here."""
+        manifest = self.run.manifest()
+        known = manifest.get("taken", {})
         found = {stage: place for stage, place in known.items() if stage != name}
-        if source is not None:
-            found[name] = source.relative_to(self.runs).as_posix()
-        if found != known:
-            self.run.update_manifest({"taken": found})
+        if source is None:
+            if found != known:
+                self.run.update_manifest({"taken": found})
+            return
+        found[name] = source.relative_to(self.runs).as_posix()
+        maker = RunFolder(source.parents[name.count("/")])
+        cost = maker.manifest().get("stages", {}).get(name)
+        costs = {**manifest.get("stages", {}), **({name: cost} if cost else {})}
+        self.run.update_manifest({"taken": found, "stages": costs})
+        for event in maker.events()[::-1]:
+            if event["event"] == SCORED and f"score/{event['method']}" == name:
+                self.run.event(**{key: value for key, value in event.items() if key != "time"})
+                return
 
     def _elsewhere(self, name: str) -> list[Path]:
         """Return where other parts of the work that this run is a part of would have a stage."""

@@ -20,7 +20,6 @@ from igds.exports.rows import Chosen
 from igds.finetuning.engines import write_engine
 from igds.finetuning.examples import (
     example_lengths,
-    rows_by_id,
     training_examples,
     training_order,
     training_texts,
@@ -138,7 +137,7 @@ def _train(
     context: Context, stage: Stage, settings: Finetune, model: ModelSpec, row_ids: Sequence[str]
 ) -> None:
     """Write all of `finetune/` but its record."""
-    rows = training_texts(rows_by_id(context.run.path / "index", row_ids), settings)
+    rows = training_texts(context.run.path / "index", row_ids, settings)
     examples = training_examples(
         load_tokenizer(model),
         rows,
@@ -179,6 +178,7 @@ def _train(
 
 def _without_layout(settings: Finetune) -> dict[str, Any]:
     """Return the settings that the result depends on."""
-    if settings.engine != "trl":
-        return to_plain(settings)  # all of them are in the YAML
-    return {name: value for name, value in to_plain(settings).items() if name not in LAYOUT}
+    plain = to_plain(settings)
+    absent = [name for name in ("template", "response") if plain[name] is None]
+    unused = LAYOUT if settings.engine == "trl" else ()  # of another all are in the YAML
+    return {name: value for name, value in plain.items() if name not in (*unused, *absent)}

@@ -24,6 +24,8 @@ RECORDED = ("igds", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "
 def recorded(folder: RunFolder, name: str) -> Iterator[None]:
     """Write a stage's end, failure or skipping to the events, its cost to the manifest.
 
+    One that was taken from another run has its cost from there.
+
     The stage itself writes its start, once it knows that there is work (`Context.open_stage`).
     """
     started = time.monotonic()
@@ -38,6 +40,9 @@ def recorded(folder: RunFolder, name: str) -> Iterator[None]:
         raise
     if committed_folders(folder, name) == before:
         folder.event("stage_skipped", stage=name)
+        return
+    if name in folder.manifest().get("taken", {}):
+        folder.event("stage_taken", stage=name)
         return
     seconds = round(time.monotonic() - started, 3)
     folder.event("stage_finished", stage=name, seconds=seconds)

@@ -19,7 +19,7 @@ from igds.methods.ranking import EMBEDDINGS, QUERIES, make_ranking
 from igds.methods.registry import resolve_method, split_draw
 from igds.reading.work import n_rows, row_ranges
 from igds.runs.stage import Stage
-from igds.stages.context import Context
+from igds.stages.context import SCORED, Context
 from igds.stages.ingredients import gather, method_identity, response_arguments
 
 VERSION = 1
@@ -62,14 +62,17 @@ def run(context: Context) -> None:
         }
         # A pass is for the methods that read the model; a length is looked up beside it.
         readers = [name for name in together if name in (*READ_PROMPTS, *READ_RESPONSES)]
-        with _timed(seconds, readers or together):
-            _read_pool(context, together, [specs[n] for n in together if specs[n].kind])
+        sharers = readers or list(together)
+        began = time.monotonic()
+        _read_pool(context, together, [specs[n] for n in together if specs[n].kind])
+        reading = {"together": sharers, "pass_seconds": round(time.monotonic() - began, 3)}
         for name, stage in together.items():
             if specs[name].ranker:
                 with _timed(seconds, [name]):
                     _rank(context, stage, specs[name])
             stage.commit()
-            context.run.event("method_scored", method=name, seconds=round(seconds[name], 3))
+            shared = reading if name in sharers else {}
+            context.run.event(SCORED, method=name, seconds=round(seconds[name], 3), **shared)
 
 
 @contextmanager
