@@ -71,7 +71,8 @@ class Steps:
             doses = np.array([kind == "dose" for kind in controls.kinds])
             self.stage.write_tensors(name, {"vectors": controls.vectors, "doses": doses})
         shards = control_shards(feature, str(self.stage.path / name), self.splits["S3"])
-        table = self._tables("controls", shards, f"intervene: controls of {feature} on S3")
+        label = f"intervene: doses and controls of {feature} on S3"
+        table = self._tables("controls", shards, label)
         return np.stack(table["delta"].to_numpy()), table["row_id"].to_pylist()
 
     def generate(self, features: Sequence[str], split: str, generation: Generation) -> pa.Table:
