@@ -189,15 +189,17 @@ def test_a_pass_is_on_the_bill_of_every_method_that_reads_in_it(finished, tmp_pa
     named = ("igds-bottom", "igds-matched", "probe", "random-2", "loss", "ifd", "rds", "zip")
     folder = run(project, "--score.methods", flow(named), *ZIP, until="score").folder
     events = [event for event in folder.events() if event["event"] == "method_scored"]
-    found = {event["method"]: event["seconds"] for event in events}
+    last = {event["method"]: event for event in events}
+    found = {name: last[name]["seconds"] for name in named}
     assert found == {
         "igds-bottom": 1, "igds-matched": 1001, "probe": 1, "random-2": 1, "loss": 1, "ifd": 1,
         "rds": 101, "zip": 101,
     }  # fmt: skip
-    passes = {event["method"]: event["pass_seconds"] for event in events if "together" in event}
-    readers = [name for name in named if name not in ("random-2", "zip")]
-    assert passes == dict.fromkeys(readers, 10)
-    assert all(event.get("together", readers) == readers for event in events)
+    prompts, responses = ["igds-bottom", "igds-matched", "probe"], ["loss", "ifd", "rds"]
+    for names, seconds in ((prompts, 10), (responses, 10), (["random-2", "zip"], None)):
+        for name in names:
+            assert last[name].get("together") == (names if seconds else None)
+            assert last[name].get("pass_seconds") == seconds
 
 
 def test_a_resumed_scoring_reads_its_sample_under_the_plan_it_was_begun_with(

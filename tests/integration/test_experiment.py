@@ -126,7 +126,8 @@ def test_cells_know_how_long_features_and_scores_took(done: Path) -> None:
         assert kept is not None
         seconds, one = kept.facts["seconds"], scored["loss" if "loss" in cell else "igds"]
         if "@" not in cell:  # whose scores are its own
-            assert seconds["score"] == pytest.approx(one["seconds"] + one["pass_seconds"]) > 0
+            assert seconds["score"] == pytest.approx(one["seconds"] + one["pass_seconds"])
+            assert seconds["score"] > 0
         assert seconds["identify"] == (0.0 if "loss" in cell else pytest.approx(finding))
     found = finished(load_config(done / "igds.yaml"))
     assert "| finding took | scoring took | both took |" in cost_table(found, arms(found))
