@@ -6,6 +6,7 @@ Formats: TRL's dataset formats, LLaMA-Factory's data/README.md, Axolotl's docs/d
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,15 @@ def test_llamafactory_sharegpt(tmp_path: Path) -> None:
     )  # fmt: skip
     assert any("skips 1 rows" in note for note in notes)
     assert any("leave template out" in note for note in notes)
+
+
+def test_a_selection_that_was_moved_away_is_no_run(tmp_path: Path) -> None:
+    run = raw_run(tmp_path)
+    earlier = RunFolder(run.path / "cells" / "0123")
+    shutil.copytree(run.path / "select", earlier.path / "select")
+    with pytest.raises(RequestError, match="has no index: name the run's own folder"):
+        export_run(earlier, tmp_path / "out.jsonl", "trl", "pool")
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_dataset_info_keeps_its_other_entries(tmp_path: Path) -> None:

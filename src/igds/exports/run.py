@@ -56,6 +56,10 @@ def export_run(folder: RunFolder, path: Path, form: Format, order: Order) -> lis
     ending, write = _WRITERS[form]
     if not (folder.path / "select" / "selection.parquet").exists():
         raise RequestError(f"{folder.path} has no selection yet: see `igds status {folder.path}`")
+    if not (folder.path / "index").is_dir():
+        raise RequestError(
+            f"{folder.path} has no index: name the run's own folder, not one below it"
+        )
     if path.suffix != ending:
         raise RequestError(f"{path} does not end in {ending}, as a file for {form} does")
     if not path.parent.is_dir():
