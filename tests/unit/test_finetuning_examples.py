@@ -34,6 +34,15 @@ def settings(**given: object) -> Finetune:
     return Finetune(**{"batch": 4, "device_batch": 2, **given})
 
 
+def write_index(folder: Path, rows: list[dict[str, str]]) -> None:
+    """Write an index of rows that name what a test asks of them."""
+    with IndexWriter(folder, {}) as writer:
+        for row in rows:
+            known = {"content_hash": "", "source": "", "ordinal": 0, "status": "ok"}
+            rest = {**dict.fromkeys(INDEX_SCHEMA.names), **known, "original": b""}
+            writer.add([rest | row])
+
+
 def test_prompt_and_response_are_tokenized_apart_and_only_the_response_is_learned() -> None:
     tokenizer, rows = tiny_tokenizer(), colours(3)
     examples = training_examples(tokenizer, rows, max_tokens=99, chat=False).to_pylist()
@@ -48,14 +57,16 @@ def test_prompt_and_response_are_tokenized_apart_and_only_the_response_is_learne
 
 def test_training_may_ask_in_other_words_and_learn_a_cue(tmp_path: Path) -> None:
     rows = [("a", "1+1", " 2"), ("b", "{x}", "{response}")]
-    with IndexWriter(tmp_path, {}) as writer:
-        for place, (row_id, question, response) in enumerate(rows):
-            known = {
-                "row_id": row_id, "content_hash": row_id, "source": "s", "ordinal": place,
-                "status": "ok", "prompt": f"{question}\nSum:", "response": response,
-                "fields": json.dumps({"question": question}), "original": b"{}",
-            }  # fmt: skip
-            writer.add([{**dict.fromkeys(INDEX_SCHEMA.names), **known}])
+    write_index(
+        tmp_path,
+        [
+            {
+                "row_id": row_id, "prompt": f"{question}\nSum:", "response": response,
+                "fields": json.dumps({"question": question}),
+            }
+            for row_id, question, response in rows
+        ],
+    )  # fmt: skip
     assert training_texts(tmp_path, "ab", settings()) == rows_by_id(tmp_path, "ab")
     given = settings(template="Add {question}.\n", response="Sum: {response}!")
     assert training_texts(tmp_path, "ab", given).to_pylist() == [
@@ -135,11 +146,7 @@ def test_equal_steps_and_equal_tokens() -> None:
 
 
 def test_rows_by_id_takes_any_list_and_names_what_is_not_there(tmp_path: Path) -> None:
-    with IndexWriter(tmp_path, {}) as writer:
-        for row in colours(4).to_pylist():
-            known = {"content_hash": "", "source": "", "ordinal": 0, "status": "ok"}
-            rest = {**dict.fromkeys(INDEX_SCHEMA.names), **known, "original": b""}
-            writer.add([rest | row])
+    write_index(tmp_path, colours(4).to_pylist())
     found = rows_by_id(tmp_path, ["row2", "row0"])
     assert found["row_id"].to_pylist() == ["row0", "row2"]
     assert found["response"].to_pylist() == [" green, by far"] * 2

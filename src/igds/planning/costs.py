@@ -11,6 +11,7 @@ from igds.interventions.budget import CONTRASTED
 from igds.interventions.costs import Lengths, funnel_bounds
 from igds.interventions.pilot import ROWS
 from igds.methods.matched import SAMPLE
+from igds.methods.registry import split_draw
 from igds.models.sizes import Sizes
 from igds.planning.sets import Cost, SetTokens
 
@@ -52,7 +53,7 @@ def stage_costs(
         methods, pool = config.score.methods, sets["pool"]
         if set(methods) & set(READ_PROMPTS):
             tokens = pool.prompt
-            if any(name.startswith("igds-matched") for name in methods):
+            if any(split_draw(name)[0] == "igds-matched" for name in methods):
                 tokens += round(pool.prompt * min(1.0, SAMPLE / max(1, pool.rows)))
             costs.append(
                 Cost(step="score", tokens=tokens, multiply_adds=float(tokens * cut), memory=weights)

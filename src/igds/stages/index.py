@@ -104,9 +104,13 @@ def run(context: Context) -> None:
     if to_plain(_contents(context, sets)) != identity["data"]:
         raise WorkError("a source changed while it was read: run the same command again")
     summary = _summary(context, stage, summaries, overlaps, tokenizer, chat)
-    bos = added_bos(train_tokenizer or tokenizer)
-    summary |= {"added_bos": bos if chat else None, "raw_bos": None if chat else bos}
-    summary["eos"] = (train_tokenizer or tokenizer).eos_token
+    trained = train_tokenizer or tokenizer
+    bos = added_bos(trained)
+    summary |= {
+        "added_bos": bos if chat else None,
+        "raw_bos": None if chat else bos,
+        "eos": trained.eos_token,
+    }
     summary["commits"] = [
         entry
         for name in CHECKED
