@@ -62,7 +62,8 @@ def main() -> int:
         return 1
     # A pipe or a log has no width of its own.
     Console(width=None if sys.stdout.isatty() else TABLE_WIDTH).print(features_table(run))
-    for line in separation(run, read_labels()):
+    labels = read_labels()
+    for line in (chosen(run, labels), *separation(run, labels)):
         print(line)
     print(f"report: {run.report.resolve()}")
     return 0
@@ -114,6 +115,16 @@ def features_table(run: Run) -> Table:
             outcome["outcome"].upper() if name in chosen else "",
         )
     return table
+
+
+def chosen(run: Run, labels: list[str]) -> str:
+    """Return how many rows of each source were selected, in words."""
+    selected = run.selection["selected"].to_numpy()
+    counts = {
+        source: int(selected[np.array(labels) == source].sum()) for source in sorted({*labels})
+    }
+    parts = (f"{n} of {labels.count(source)} {source}" for source, n in counts.items())
+    return f"rows selected: {', '.join(parts)}"
 
 
 def separation(run: Run, labels: list[str]) -> list[str]:

@@ -189,6 +189,7 @@ def _check_training(context: Context, wanted: Sequence[str]) -> None:
 
 def _run(context: Context, wanted: Sequence[str], only: str | None) -> Run:
     from igds.stages.judging import check_room
+    from igds.stages.validation import check_splits
 
     folder = context.run
     _check_training(context, wanted)
@@ -201,6 +202,8 @@ def _run(context: Context, wanted: Sequence[str], only: str | None) -> Run:
                 describe(given, wanted, first=name == "index")
             with recorded(folder, name):
                 import_module(f"igds.stages.{name}").run(given)
+            if name == "index":
+                check_splits(context)
             if name == "index" and "intervene" in wanted:
                 check_room(context)
             if name == "index" and "evaluate" in wanted:

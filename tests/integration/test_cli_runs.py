@@ -144,3 +144,29 @@ def test_wrong_requests_exit_2(
     assert "error: " in shown
     assert said in shown
     assert "Traceback" not in shown
+
+
+def test_a_page_that_is_older_than_the_selection_is_said_to_be(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, folder = str(copied / "igds.yaml"), copied / "runs" / "tiny"
+    assert main(["select", config, "--select.budget.rows", "5"]) == 0
+    advice = f"report: {folder / 'report' / 'index.html'} (older than select: make it again by"
+    assert advice in capsys.readouterr().out
+    assert main(["status", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert advice in said and "report done, older than select" in " ".join(said.split())
+    assert main(["report", config, "--select.budget.rows", "5"]) == 0
+    assert main(["status", str(folder)]) == 0
+    assert "older than" not in capsys.readouterr().out
+
+
+def test_rows_that_cannot_be_used_are_said_at_once(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (project / "pool.jsonl").open("a") as pool:
+        pool.write('no json\n{"question": "1 and 2"}\n{"question": "3 and 4"}\n')
+    assert main(["run", str(project / "igds.yaml"), "--until", "index"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    notes = [line for line in said if "cannot be used" in line]
+    assert notes == ["note: pool: 3 of 63 rows cannot be used: 1 bad_json, 2 missing_field"]

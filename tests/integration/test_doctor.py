@@ -221,7 +221,7 @@ def test_one_prompt_is_too_few_to_tell(sound: Path, capsys: pytest.CaptureFixtur
     ("words", "said"),
     [
         (["--prompts", "1"], "--prompts must be at least 4"),
-        (["--json", "nowhere/x.json"], "nowhere is not a folder"),
+        (["--json", "nowhere/x.json"], "there is no folder nowhere"),
         (["--prompts.paraphrases", '["{question} A:"]'], "paraphrases needs 3 templates or more"),
         (
             ["--prompts.paraphrases", '["{a} A:", "{question} B:", "{question} C:"]'],

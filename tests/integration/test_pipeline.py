@@ -27,6 +27,7 @@ from igds.progress import SilentProgress
 from igds.reporting.page import write_report
 from igds.runs.folder import RunFolder
 from igds.runs.git import git_state
+from igds.runs.stage import stage_state
 
 
 def result_of(project: Path) -> Run:
@@ -127,6 +128,15 @@ def test_another_budget_is_no_other_run_and_keeps_the_earlier_selection(copied):
     kept = list((copied / "runs" / "tiny" / "cells").glob("*/select/selection.parquet"))
     assert len(kept) == 1
     assert pq.read_table(kept[0]).equals(first)
+
+
+def test_too_few_validation_rows_are_found_before_anything_is_read(project):
+    with pytest.raises(RequestError, match="18 different usable rows, but .* asks for 112"):
+        run(project, "--intervene.order-rows", "100")
+    folder = project / "runs" / "tiny"
+    assert stage_state(folder / "index") == "done"
+    assert stage_state(folder / "recall") == "missing"
+    run(project, until="recall")
 
 
 def test_no_recalled_feature_says_the_highest_frequency(project):

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,6 +107,18 @@ def test_the_lines_name_all_four_scores_for_both_comparisons(run):
         f"AUROC of {score}"
         for score in ("pool_score", "prompt length", "a random feature", "the dense cosine")
     ]
+
+
+def test_the_sources_of_the_selected_rows_are_counted(run):
+    labels = quickstart.read_labels()[:POOL_ROWS]
+    pool = gzip.decompress((quickstart.QUICKSTART / "data" / "pool.jsonl.gz").read_bytes())
+    source = dict(zip(pool.split(b"\n")[:POOL_ROWS], labels, strict=True))
+    selected = (run.folder.path / "select" / "selected.jsonl").read_bytes().splitlines()
+    counts = Counter(source[line] for line in selected)
+    every = Counter(labels)
+    assert quickstart.chosen(run, labels) == "rows selected: " + ", ".join(
+        f"{counts[name]} of {every[name]} {name}" for name in sorted(every)
+    )
 
 
 def test_the_table_names_the_task_feature(run):

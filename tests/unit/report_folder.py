@@ -36,6 +36,8 @@ model:
 task:
   name: math
 data:
+  pool:
+    - path: data/pool.jsonl
   overlap: {overlap}
 recall:
   min_frequency: 0.8

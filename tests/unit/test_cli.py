@@ -108,6 +108,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "absent.yaml"], "absent.yaml cannot be read"),
         (["run", "igds.yaml", "--overwrit"], "--overwrit has no value"),
         (["run", "igds.yaml", "--recall.min-freq", "1"], "did you mean recall.min_frequency?"),
+        (["run", "igds.yaml", "--budget.rows", "5"], "mean intervene.budget or select.budget?"),
         (["run", "igds.yaml", "extra"], "'extra' is not an override"),
         (["status", ".", "--verbose"], "--verbose is not an option of igds status"),
         (["status", "."], "not a run folder"),
@@ -239,13 +240,15 @@ def test_status_of_a_folder_of_runs(run: Path, capsys: pytest.CaptureFixture[str
         other.event(f"stage_{event}", stage=name)
     other.event("workers", work="recall")
     RunFolder(run.parent / "third").update_manifest({"outcome": None})
+    RunFolder(run.parent / "tried" / "shared").update_manifest({"outcome": "NONE"})
     (run.parent / "no-run").mkdir()
     assert main(["status", str(run.parent)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[-4:-1] == [
+    assert lines[-5:-1] == [
         ["first", "report", "failed", "CONFIRMED"],
         ["second", "recall", "begun", "-"],
         ["third", "-", "-", "-"],
+        ["tried/shared", "-", "-", "NONE"],
     ]
 
 
@@ -331,7 +334,7 @@ def test_status_and_explain_say_unconfirmed(run: Path, capsys: pytest.CaptureFix
     assert "task features: L2/7 (UNCONFIRMED: first in S2 order)" in shown
     assert f"report: {run}/report/index.html" in shown
     assert main(["explain", str(run), "id0"]) == 0
-    assert "UNCONFIRMED: no feature behind this selection" in capsys.readouterr().out
+    assert "UNCONFIRMED: first in S2 order" in capsys.readouterr().out
 
 
 def test_export_jsonl_has_the_original_bytes(run: Path, tmp_path: Path) -> None:

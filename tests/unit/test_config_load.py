@@ -284,6 +284,7 @@ def test_every_problem_is_named_at_once(load: Any) -> None:
         (["--seed", "soon"], "seed is 'soon', expected a whole number"),
         (["--recall.min-freq", "0.9"], "did you mean recall.min_frequency?"),
         (["--select.buget.rows", "5"], "did you mean select.budget?"),
+        (["--select.ratio", "0.5"], "did you mean select.budget.ratio?"),
     ],
 )
 def test_wrong_overrides_are_named(load: Any, words: list[str], said: str) -> None:

@@ -310,7 +310,7 @@ def test_the_stamp_reaches_every_format(tmp_path: Path, form: Any) -> None:
     outcome.parent.mkdir()
     outcome.write_text('{"outcome": "unconfirmed", "reason": "no test exists yet"}')
     lines = export_run(run, path, form, "pool")
-    assert lines[-1].startswith("UNCONFIRMED: no feature")
+    assert lines[-1] == "UNCONFIRMED: no test exists yet"
     assert notice.read_text() == lines[-1] + "\n"
     facts = pq.read_schema(tmp_path / "out.scores.parquet").metadata[b"igds"]
     assert json.loads(facts) == {"format": form, "order": "pool", "stamp": lines[-1]}
@@ -368,7 +368,7 @@ def test_a_field_named_messages_makes_no_chat(tmp_path: Path) -> None:
     [
         ("out.json", "trl", r"does not end in \.jsonl"),
         ("out.jsonl", "parquet", r"does not end in \.parquet"),
-        ("none/out.jsonl", "jsonl", "is not a folder"),
+        ("none/out.jsonl", "jsonl", "there is no folder"),
     ],
 )
 def test_wrong_places(tmp_path: Path, name: str, form: Any, reason: str) -> None:

@@ -67,6 +67,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     [
         "118 of 600 pool rows selected by igds, ranked by the activation of L14/11575",
         "Delta on S3on 100 prompts nothing before had read+0.042 [+0.0",
+        "Delta on S2features are taken in the order of S2, so a rival may have more on S3+0.0",
         "Interventions add 1 times the feature's own contribution at the read position.",
         "push 3.2 %, KL 0.00123",
         "1 leaves plain text as it is1.046",

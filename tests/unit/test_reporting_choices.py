@@ -63,6 +63,25 @@ def test_recalled_features_have_no_such_stamp(tmp_path: Path) -> None:
     assert "RANDOM CANDIDATES" not in card
 
 
+def test_what_each_source_gave_is_counted(tmp_path: Path) -> None:
+    write_run(tmp_path, Plan(until="select", recalled=20))
+    assert "Of data/pool.jsonl" not in page_of(tmp_path).text, "there is but one"
+    config = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(
+        config.replace("- path: data/pool.jsonl", "- path: a<b>.jsonl\n    - path: b.jsonl")
+    )
+    path = tmp_path / "index" / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["sets"]["pool"]["source_rows"] = [250, 350]
+    path.write_text(json.dumps(summary))
+    selection = pq.read_table(tmp_path / "select" / "selection.parquet")["selected"].to_pylist()
+    first, second = sum(selection[:250]), sum(selection[250:])
+    assert first and second
+    page = page_of(tmp_path)
+    assert f"Of a<b>.jsonl{first} of its 250 rows" in page.text
+    assert f"Of b.jsonl{second} of its 350 rows" in page.text
+
+
 def diverse_page(folder: Path, column: str) -> Page:
     write_run(folder, Plan(until="select", recalled=20))
     path = folder / "select" / "summary.json"

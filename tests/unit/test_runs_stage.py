@@ -12,8 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
+from igds.config.identity import digest
 from igds.errors import RequestError, WorkError
-from igds.runs.stage import Stage, StageMismatch, adopt, finished_files, stage_state
+from igds.runs.stage import (
+    Stage,
+    StageMismatch,
+    adopt,
+    finished_files,
+    renewed_inputs,
+    stage_state,
+)
 
 IDENTITY = {"model": {"id": "tiny", "dtype": "float32"}, "layers": [1, 2], "seed": 0}
 OTHER = {"model": {"id": "tiny", "dtype": "bfloat16"}, "layers": [1, 2, 3], "seed": 0}
@@ -69,6 +77,18 @@ def test_written_read_and_skipped(tmp_path):
     assert work(folder, overwrite=True).done, "an equal identity is skipped, --overwrite or not"
     assert contents(folder) == before
     assert [path.name for path in tmp_path.iterdir()] == ["recall"]
+
+
+def test_a_stage_knows_which_of_its_inputs_were_made_anew(tmp_path):
+    work(tmp_path / "index")
+    work(tmp_path / "score" / "igds")
+    inputs = {name: digest(IDENTITY) for name in ("index", "score/igds")}
+    work(tmp_path / "select", IDENTITY | {"inputs": inputs})
+    assert renewed_inputs(tmp_path / "select") == []
+    assert renewed_inputs(tmp_path / "index") == [], "it has no inputs"
+    assert renewed_inputs(tmp_path / "report") == [], "it is not there"
+    work(tmp_path / "score" / "igds", OTHER, overwrite=True)
+    assert renewed_inputs(tmp_path / "select") == ["score/igds"]
 
 
 def test_tuples_and_lists_are_one_identity(tmp_path):

@@ -119,6 +119,13 @@ def test_json_file_that_is_no_array(tmp_path: Path, text: str, reason: str) -> N
         read(tmp_path, "a.json")
 
 
+@pytest.mark.parametrize("text", ['[{"q": 1}]', '[\n{"q": 1}\n]', ' [ {"q": 1},\n{"q": 2}]'])
+def test_an_array_in_a_file_of_lines(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(RequestError, match="holds a JSON array, .* set format: json"):
+        read(tmp_path, "a.jsonl")
+
+
 def test_csv_values_are_text_as_written(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(
         b'\xef\xbb\xbfid,q\r\n007,"two\nlines, ""quoted"""\r\n\r\nNA,1.0\r\n8,\xff\r\n'

@@ -62,6 +62,14 @@ def print_end(run: Path, started: float) -> None:
     print(f"run: {run}")
 
 
+def of_earlier(stage: Path) -> str:
+    """Return what to say of a finished stage that read others before they were made anew."""
+    from igds.runs.stage import renewed_inputs
+
+    renewed = ", ".join(renewed_inputs(stage))
+    return f" (older than {renewed}: make it again by `igds {stage.name}`)" if renewed else ""
+
+
 def shown(value: object) -> str:
     """Return a value as people read it: absent as a dash, floats with four digits."""
     if value is None:

@@ -53,7 +53,7 @@ class Doctor:
         if self.prompts < 4:
             raise RequestError(f"--prompts must be at least 4, not {self.prompts}")
         if self.json is not None and not self.json.parent.is_dir():
-            raise RequestError(f"{self.json.parent} is not a folder")
+            raise RequestError(f"there is no folder {self.json.parent}: make it first")
         file = load_config(self.config, overrides)
         from igds import pipeline
         from igds.doctor.verdict import FEW

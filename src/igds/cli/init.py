@@ -46,7 +46,7 @@ class Init:
             RequestError: it is there already.
         """
         if not self.output.parent.is_dir():
-            raise RequestError(f"{self.output.parent} is not a folder")
+            raise RequestError(f"there is no folder {self.output.parent}: make it first")
         try:
             with self.output.open("x", encoding="utf-8") as file:
                 file.write(_HEAD + commented_yaml(example(self.task, paper=self.paper)))

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 
 from tyro.conf import Positional, arg
 
-from igds.cli.command import print_end
+from igds.cli.command import of_earlier, print_end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,4 +54,4 @@ def run_stages(
     run = pipeline.run(file, until=until, only=only, overwrite=overwrite, progress=make_progress())
     print_end(run.folder.path, started)
     if run.report.exists():
-        print(f"report: {run.report}")
+        print(f"report: {run.report}{of_earlier(run.report.parent)}")

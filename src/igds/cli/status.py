@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from tyro.conf import Positional
 
-from igds.cli.command import print_table, shown
+from igds.cli.command import of_earlier, print_table, shown
 from igds.errors import RequestError
 
 
@@ -18,7 +18,8 @@ class Status:
     """Show what is done: stages, rows by status, selection, task features; needs no lock.
 
     Of an experiment: what its cells have in common, and each cell that was begun here; a run of the
-    same name follows. Of a folder of runs: the last stage and the outcome of each.
+    same name follows. Of a folder of runs: the last stage and the outcome of each, and of what the
+    cells of each experiment have in common.
     """
 
     overridable: ClassVar[bool] = False
@@ -40,18 +41,24 @@ class Status:
             _show_run(self.run)
         if begun or made:
             return
-        runs = sorted(file.parent for file in self.run.glob("*/manifest.json"))
+        runs = sorted(
+            file.parent
+            for pattern in ("*/manifest.json", "*/shared*/manifest.json")
+            for file in self.run.glob(pattern)
+        )
         if not runs:
             raise RequestError(
                 f"{self.run} is not a run folder, nor are those in it: there is no manifest.json"
             )
-        print_table(("run", "last stage", "state", "outcome"), [_last_of(run) for run in runs])
+        rows = [(run.relative_to(self.run).as_posix(), *_last_of(run)) for run in runs]
+        print_table(("run", "last stage", "state", "outcome"), rows)
 
 
 def _show_experiment(run: Path, cells: Sequence[Path]) -> None:
     """Print what is done of an experiment in its folder."""
     shared = sorted(file.parent for file in run.glob("shared*/manifest.json"))
-    print_table(("in common", "last stage", "state", "outcome"), [_last_of(one) for one in shared])
+    parts = [(one.name, *_last_of(one)) for one in shared]
+    print_table(("in common", "last stage", "state", "outcome"), parts)
     stages = ("select", "finetune", "evaluate")
     rows = [(cell.name, *(_state(cell / name) for name in stages)) for cell in cells]
     print_table(("cell", *stages), rows)
@@ -84,22 +91,22 @@ def _show_run(run: Path) -> None:
         if reread:
             print(f"S3 READ AGAIN: {reread}")
     if (run / "report" / "index.html").exists():
-        print(f"report: {run / 'report' / 'index.html'}")
+        print(f"report: {run / 'report' / 'index.html'}{of_earlier(run / 'report')}")
 
 
 _ENDS = {"stage_started": "begun", "stage_failed": "failed", "stage_finished": "done"}
 """Events of a stage that had work to do, and what became of it: begun is under way or cut short."""
 
 
-def _last_of(run: Path) -> tuple[str, str | None, str | None, str | None]:
-    """Return a run's name, the last stage that was worked on, what became of it, the outcome."""
+def _last_of(run: Path) -> tuple[str | None, str | None, str | None]:
+    """Return the last stage of a run that was worked on, what became of it, and the outcome."""
     from igds.runs.folder import RunFolder
 
     folder = RunFolder(run)
     worked = (event for event in reversed(folder.events()) if event["event"] in _ENDS)
     last = next(worked, None)
     stage, state = (last["stage"], _ENDS[last["event"]]) if last else (None, None)
-    return run.name, stage, state, folder.manifest().get("outcome")
+    return stage, state, folder.manifest().get("outcome")
 
 
 _OPTIONAL = ("finetune", "evaluate")
@@ -118,11 +125,12 @@ def stage_states(run: Path) -> list[tuple[str, str]]:
 
 
 def _state(folder: Path) -> str:
-    from igds.runs.stage import finished_files, stage_state
+    from igds.runs.stage import finished_files, renewed_inputs, stage_state
 
     state, files = stage_state(folder), finished_files(folder)
     if files is None:
-        return state
+        renewed = ", ".join(renewed_inputs(folder))
+        return f"{state}, older than {renewed}" if renewed else state
     return f"{'being made again' if state == 'done' else 'partial'}, {files} files"
 
 

@@ -211,8 +211,9 @@ def _unknown(key: str, where: str, cls: type, root: type) -> str:
     prefix = f"{where}." if where else ""
     siblings = [field.name for field in fields(cls)]
     elsewhere = [name for name in dotted_keys(root) if name.rpartition(".")[2] == key]
-    if elsewhere and not get_close_matches(key, siblings):
-        hint = f"did you mean {elsewhere[0]}?"
+    below = [name for name in elsewhere if where and name.startswith(prefix)]
+    if below or (elsewhere and not get_close_matches(key, siblings)):
+        hint = f"did you mean {' or '.join(below or elsewhere)}?"
     else:
         hint = did_you_mean(key, siblings, prefix)
     return f"{prefix}{key} is not a setting; {hint}"

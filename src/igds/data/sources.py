@@ -171,6 +171,11 @@ def _read_jsonl(file: SourceFile) -> Iterator[Record]:
             original = line if torn else line[:-1]
             if number == 0:
                 original = original.removeprefix(_BOM)
+                if b"".join(original.split(maxsplit=2)[:2])[:2] in (b"[", b"[{"):
+                    raise RequestError(
+                        f"{file.name} holds a JSON array, not one object a line: name it .json, or "
+                        "set format: json"
+                    )
             if original.strip():
                 yield _parse_line(original, torn)
 

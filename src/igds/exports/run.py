@@ -63,7 +63,7 @@ def export_run(folder: RunFolder, path: Path, form: Format, order: Order) -> lis
     if path.suffix != ending:
         raise RequestError(f"{path} does not end in {ending}, as a file for {form} does")
     if not path.parent.is_dir():
-        raise RequestError(f"{path.parent} is not a folder")
+        raise RequestError(f"there is no folder {path.parent}: make it first")
     selection = folder.table("select/selection.parquet")
     rank = selection["rank"].fill_null(0).to_numpy() if order == "rank" else None
     rows = Chosen.for_trainer(folder.path / "index", selection["selected"].to_numpy(), form, rank)
@@ -94,7 +94,7 @@ def stamp(folder: RunFolder) -> str | None:
     reread = reading_words(found)
     if found["outcome"] == "confirmed":
         return f"{REREAD}: {reread}" if reread else None
-    words = f"{UNCONFIRMED}: no feature behind this selection is confirmed ({found['reason']})"
+    words = f"{UNCONFIRMED}: {found['reason']}"
     return f"{words}. {reread}" if reread else words
 
 

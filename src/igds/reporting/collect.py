@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Bool
 from ruamel.yaml import YAML
 
 from igds.data.remote import public
@@ -36,6 +37,7 @@ from igds.reporting.values import (
     Word,
 )
 from igds.runs.readings import reading_words
+from igds.selection.quotas import source_numbers
 from igds.selection.showcase import GROUPS
 from igds.stats.null import or_nan
 
@@ -65,7 +67,7 @@ def read_run(folder: Path, token_activations: Path) -> Run:
         intervene=_intervene(folder / "intervene") if _ran(folder, config, "intervene") else None,
         transfer=_transfer(folder / "transfer") if trained else None,
         methods=_methods(folder / "score", config.get("score", {}).get("methods", ())),
-        pool=_pool(folder) if selected else None,
+        pool=_pool(folder, config) if selected else None,
         rows=_shown_rows(folder, token_activations) if selected else (),
         training=read_training(folder / "finetune") if _ran(folder, config, "finetune") else None,
         evaluation=read_evaluation(folder / "evaluate")
@@ -301,7 +303,7 @@ def _method_statuses(folder: Path) -> dict[str, int]:
     return dict(Counter(named.tolist()))
 
 
-def _pool(folder: Path) -> Pool:
+def _pool(folder: Path, config: Mapping[str, Any]) -> Pool:
     path = folder / "select" / "selection.parquet"
     selection = read_table(path, ("row_id", "pool_score", "selected"))
     index = read_parts(folder / "index", "rows-*.parquet", ("row_id", "n_prompt_tokens"))
@@ -311,13 +313,27 @@ def _pool(folder: Path) -> Pool:
     plain = ("method", "budget", "diversity", *counts)
     numbers = ("cut", "share_zero", "spearman_prompt_length")
     summary = read_json(folder / "select" / "summary.json", (*plain, *numbers, "selected"))
+    selected = selection.column("selected").to_numpy().astype(bool)
     return Pool(
         score=_floats(selection.column("pool_score")),
-        selected=selection.column("selected").to_numpy().astype(bool),
+        selected=selected,
+        sources=_by_source(folder, config["data"]["pool"], selected),
         prompt_tokens=_floats(index.column("n_prompt_tokens")),
         n_selected=summary["selected"],
         **_fields(summary, plain, numbers),
     )
+
+
+def _by_source(
+    folder: Path, sources: Sequence[Mapping[str, Any]], selected: Bool[np.ndarray, " rows"]
+) -> tuple[tuple[str, int, int], ...]:
+    """Return name, rows and selected rows of each of several sources, as the run was given them."""
+    if len(sources) < 2:
+        return ()
+    rows = read_json(folder / "index" / "summary.json")["sets"]["pool"]["source_rows"]
+    chosen = np.bincount(source_numbers(rows)[selected], minlength=len(rows)).tolist()
+    names = [public(source["path"]) for source in sources]
+    return tuple(zip(names, rows, chosen, strict=True))
 
 
 def _shown_rows(folder: Path, path: Path) -> tuple[ShownRow, ...]:

@@ -97,10 +97,7 @@ def stamps(run: Run) -> list[Stamp]:
         )
         found.append(Stamp(words="RANDOM CANDIDATES", lines=(words,)))
     if run.intervene and run.intervene.outcome == "unconfirmed":
-        words = (
-            "No feature is confirmed. The features, pool scores and selection "
-            "on this page rest on unconfirmed evidence."
-        )
+        words = "The features, pool scores and selection on this page rest on unconfirmed evidence."
         found.append(Stamp(words="UNCONFIRMED", lines=(words, run.intervene.reason)))
     if run.intervene and run.intervene.outcome == "none":
         found.append(Stamp(words="NO TASK FEATURE", lines=(run.intervene.reason,)))

@@ -255,6 +255,8 @@ class Pool:
     scored: int
     """Rows with a pool score."""
     n_selected: int
+    sources: tuple[tuple[str, int, int], ...]
+    """Name, rows and selected rows of each source, where there are several."""
     reasons: dict[str, int]
     """Why rows were chosen or left out -> rows."""
     cut: float

@@ -208,6 +208,15 @@ def committed_identity(folder: Path) -> dict[str, Any]:
     return record["identity"]
 
 
+def renewed_inputs(folder: Path) -> list[str]:
+    """Return the stages of the same run that were made anew since this committed one read them."""
+    record = read_json(folder / _RECORD)
+    read = record["identity"].get("inputs", {}) if record else {}
+    run = folder.parent
+    now = {name: read_json(run / name / _RECORD) for name in read}
+    return [name for name, one in now.items() if one and digest(one["identity"]) != read[name]]
+
+
 def adopt(
     folder: Path, identity: Mapping[str, Any], plan: Mapping[str, Any], others: Sequence[Path]
 ) -> Path | None:

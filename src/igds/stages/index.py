@@ -22,6 +22,7 @@ from igds.data.templates import parse_template
 from igds.data.tokens import added_bos
 from igds.errors import RequestError, WorkError
 from igds.models.load import describe, load_tokenizer, tokenizer_identity
+from igds.rows import Status
 from igds.runs.stage import Stage, StageMismatch
 from igds.stages.commits import commits, pinned_or_recorded
 from igds.stages.context import Context
@@ -91,6 +92,8 @@ def run(context: Context) -> None:
                 other_templates=others if entry.other_templates else (),
                 chat=chat,
             )
+        if name in CHECKED:
+            _say_unusable(context, name, summaries[name])
     controls = summaries["control"].status.get("ok", 0) if "control" in summaries else 0
     if controls < MIN_CONTROLS:
         context.progress.note(
@@ -119,6 +122,15 @@ def run(context: Context) -> None:
     ]
     stage.write_json("summary.json", summary)
     stage.commit()
+
+
+def _say_unusable(context: Context, name: str, summary: IndexSummary) -> None:
+    """Note how many rows of a set cannot be used, and why."""
+    lost = {status: n for status, n in summary.status.items() if status != Status.OK}
+    if lost:
+        why = ", ".join(f"{n} {status}" for status, n in lost.items())
+        count = f"{sum(lost.values())} of {summary.rows}"
+        context.progress.note(f"note: {name}: {count} rows cannot be used: {why}")
 
 
 def _sets(context: Context) -> dict[str, Set]:

@@ -114,8 +114,8 @@ def _said(
         if (facts["explained_variance"] or 0) < 0:
             yield (
                 f"note: the SAE of {name} explains {facts['explained_variance']:.2f} of the "
-                "variance at the read position, less than the mean residual does: does it belong "
-                "to this model?"
+                f"variance of {n_prior} prior prompts at the read position, less than their mean "
+                "does: does it belong to this model?"
             )
 
 

@@ -48,6 +48,14 @@ def validation_examples(context: Context) -> tuple[dict[str, list[Example]], dic
     return splits, dict(zip(rows["row_id"].to_pylist(), keys, strict=True))
 
 
+def check_splits(context: Context) -> None:
+    """Raise RequestError where the index has fewer validation rows than the splits ask for."""
+    sizes = context.split_sizes
+    if sizes:
+        keys = validation_rows(context, ["prompt_hash"])["prompt_hash"].to_pylist()
+        split_validation(keys, context.config.seed, sizes)
+
+
 def validation_rows(context: Context, columns: list[str]) -> pa.Table:
     """Return columns of the validation rows with status ok."""
     rows = load_index(context.run.path / "index" / "validation", [*columns, "status"])
