@@ -218,7 +218,8 @@ class Data:
     test: tuple[Source, ...] = ()
     """Held-out rows with gold responses, which only `evaluate` reads (D_test)."""
     pool_kind: Literal["single", "mixed"] = "single"
-    """mixed: the pool holds rows of other tasks, so a feature must be specific to be used."""
+    """mixed: the pool holds rows of other tasks, so a feature must be specific to be used; the
+    paper mode, which uses whatever has the highest delta, is not changed by it."""
     overlap: Literal["refuse", "allow"] = "refuse"
     """What to do when two of the sets share rows or 13-word runs (a Chinese or Japanese sign is a
     word)."""
