@@ -17,16 +17,16 @@ import igds
 import quickstart
 from igds.config import schema
 
-POOL_ROWS = 120
+POOL_ROWS = 80
 FEWER = {
-    "data.prior.0.limit": 60,
-    "data.validation.0.limit": 36,
-    "data.control.0.limit": 40,
+    "data.prior.0.limit": 40,
+    "data.validation.0.limit": 24,
+    "data.control.0.limit": 32,
     "data.pool.0.limit": POOL_ROWS,
-    "intervene.screen-rows": 12,
-    "intervene.order-rows": 12,
-    "intervene.confirm-rows": 12,
-    "intervene.screen-keep": 6,
+    "intervene.screen-rows": 8,
+    "intervene.order-rows": 8,
+    "intervene.confirm-rows": 8,
+    "intervene.screen-keep": 4,
     "intervene.exact-keep": 3,
     "intervene.confirm-n": 2,
     "runtime.shard-rows": 64,
@@ -102,7 +102,9 @@ def test_the_auroc_line_equals_a_count_over_pairs(run):
 
 
 def test_the_lines_name_all_four_scores_for_both_comparisons(run):
-    lines = quickstart.separation(run, ["gsm8k", "tal-scq5k", "strategyqa", "mts-dialog"] * 30)
+    lines = quickstart.separation(
+        run, ["gsm8k", "tal-scq5k", "strategyqa", "mts-dialog"] * (POOL_ROWS // 4)
+    )
     assert [line.split(",")[0] for line in lines] == 2 * [
         f"AUROC of {score}"
         for score in ("pool_score", "prompt length", "a random feature", "the dense cosine")
