@@ -72,7 +72,10 @@ def test_how_responses_were_generated_is_said_where_it_is_known(tmp_path: Path) 
     assert "Generated responses" not in page(tmp_path / "none", TRAINED, none).text
     settings = {"samples": 4, "temperature": 0.7, "top_p": 1.0, "max_new_tokens": 9, "shots": 2}
     found = page(tmp_path / "given", TRAINED, {**EVALUATED, "decoding": settings})
-    assert "4 a prompt, temperature 0.7, top-p 1, at most 9 tokens, 2-shot" in found.text
+    words = "4 a prompt, temperature 0.7, top-p 1, at most 9 tokens, 2-shot"
+    assert words in found.text and f"{words}; by" not in found.text
+    other = {**EVALUATED, "decoding": settings, "vllm": "vllm <1>"}
+    assert f"{words}; by vllm <1>" in page(tmp_path / "other", TRAINED, other).text
 
 
 def test_another_trainers_engine_shows_its_command(tmp_path: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import venv
 from pathlib import Path
 
 import pytest
+from tests import other_environment
 
 from igds.config.inputs import Source, Task
 from igds.data.templates import Template
@@ -48,14 +48,8 @@ class Model:
 
 def environment(folder: Path, action: str | None = None) -> Path:
     """Return the Python of an environment, with a stand-in for unbabel-comet if it acts."""
-    venv.create(folder / "comet", symlinks=True)
-    (packages,) = (folder / "comet" / "lib").glob("python*/site-packages")
-    if action is not None:
-        (packages / "comet.py").write_text(STAND_IN.replace("{action}", action))
-        (packages / "unbabel_comet-9.9.dist-info").mkdir()
-        metadata = "Metadata-Version: 2.1\nName: unbabel-comet\nVersion: 9.9\n"
-        (packages / "unbabel_comet-9.9.dist-info" / "METADATA").write_text(metadata)
-    return folder / "comet" / "bin" / "python"
+    source = None if action is None else STAND_IN.replace("{action}", action)
+    return other_environment.environment(folder, "comet", "unbabel-comet", source)
 
 
 def test_translation() -> None:
@@ -113,7 +107,7 @@ def test_comet_that_is_not_there(tmp_path: Path) -> None:
     ("action", "message"),
     [
         ("raise OSError('disk full')", "ended with 1:(.|\n)*disk full"),
-        ("import time; time.sleep(60)", "took over 2 s for 2 translations"),
+        ("import time; time.sleep(60)", "COMET took over 2 s"),
         ("pairs = pairs[:1]", "ended with 1:(.|\n)*StopIteration"),
     ],
 )

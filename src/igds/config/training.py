@@ -172,6 +172,8 @@ class Evaluate:
     """Examples before each prompt: rows of `data.validation` by a seeded draw, in this template."""
     shots_header: str = ""
     """Text before the examples."""
+    vllm_python: str | None = None
+    """Python of an environment with vllm: generate responses by it, on a GPU."""
     comet_python: str | None = None
     """Python of an environment with unbabel-comet: judge translations by COMET too."""
     comet_checkpoint: str = "Unbabel/wmt22-comet-da"
@@ -213,6 +215,6 @@ class Evaluate:
             if not 1 <= k < self.samples:
                 raise ValueError(f"pass_at has {k}: it must be at least 1 and below samples")
         if not self.generate:
-            for name in ("pass_at", "comet_python", "shots", "stop", "template"):
+            for name in ("pass_at", "vllm_python", "comet_python", "shots", "stop", "template"):
                 if getattr(self, name):
                     raise ValueError(f"{name} is about generated responses: set generate: true")

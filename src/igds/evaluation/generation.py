@@ -111,7 +111,7 @@ def _decoded(
     width = max(map(len, prompts))
     ids = torch.tensor([[*[0] * (width - len(row)), *row] for row in prompts])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
-    ends = stop_ids(model, tokenizer)
+    ends = stop_ids(model.generation_config, tokenizer)
     noise = [KeyedNoise(names, width, settings)] if settings.temperature > 0 else []
     own = model.generation_config
     # Whatever it names, as a repetition penalty, would be merged into the settings given.
@@ -134,13 +134,20 @@ def _decoded(
     finally:
         model.generation_config = own
     assert isinstance(sequences, Tensor), "generate returns ids unless it is asked for more"
-    return [_output(tokenizer, row, ends, settings) for row in sequences[:, width:].tolist()]
+    return [output_of(tokenizer, row, ends, settings) for row in sequences[:, width:].tolist()]
 
 
-def _output(
+def output_of(
     tokenizer: PreTrainedTokenizerBase, tokens: list[int], ends: Sequence[int], settings: Decoding
 ) -> Output:
-    """Return the response up to what ended it."""
+    """Return the response up to what ended it.
+
+    Args:
+        tokenizer: of the model.
+        tokens: ids that it generated, what ended them among them.
+        ends: ids that end a response.
+        settings: its texts that do, and the most tokens.
+    """
     end = next((at for at, token in enumerate(tokens) if token in ends), len(tokens))
     finished = end < len(tokens)
     text = tokenizer.decode(tokens[:end], skip_special_tokens=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import torch
 
-from igds.evaluation.generation import Decoding, generated_responses
+from igds.evaluation.generation import Decoding, Output, generated_responses
 from igds.evaluation.items import GoldRow
 from igds.models.likelihood import check_head
 from igds.models.load import ModelSpec, load_causal, load_tokenizer
@@ -36,6 +36,22 @@ OUTPUTS = pa.schema(
         pa.field("finished", pa.bool_()),
     ]
 )
+
+
+def outputs_table(row_ids: Sequence[str], outputs: Sequence[Sequence[Output]]) -> pa.Table:
+    """Return `OUTPUTS` of responses [row][sample]."""
+    rows = [
+        {
+            "row_id": row_id,
+            "sample": sample,
+            "text": output.text,
+            "tokens": output.tokens,
+            "finished": output.finished,
+        }
+        for row_id, samples in zip(row_ids, outputs, strict=True)
+        for sample, output in enumerate(samples)
+    ]
+    return pa.Table.from_pylist(rows, schema=OUTPUTS)
 
 
 class EvaluateWork:
@@ -70,18 +86,7 @@ class EvaluateWork:
         outputs = generated_responses(
             self._model, self._tokenizer, shard["prompts"], shard["row_ids"], self._decoding
         )
-        rows = [
-            {
-                "row_id": row_id,
-                "sample": sample,
-                "text": output.text,
-                "tokens": output.tokens,
-                "finished": output.finished,
-            }
-            for row_id, samples in zip(shard["row_ids"], outputs, strict=True)
-            for sample, output in enumerate(samples)
-        ]
-        return pa.Table.from_pylist(rows, schema=OUTPUTS)
+        return outputs_table(shard["row_ids"], outputs)
 
     def _likelihoods(self, rows: list[GoldRow]) -> pa.Table:
         pairs = [Continuation(context=row.prompt_ids, response=row.response_ids) for row in rows]

@@ -109,7 +109,7 @@ def generated_outputs(
     position `read`: its output is the unedited one, without a run of its own. The positions are
     those of the settings, not the edit's.
     """
-    stops, grouped = stop_ids(model, tokenizer), group_by_layer(saes, features)
+    stops, grouped = stop_ids(model.generation_config, tokenizer), group_by_layer(saes, features)
     arms = {"read": read_outputs, "generated": always_outputs}
     rows: list[dict[str, Any]] = []
     for example in examples:
@@ -137,7 +137,7 @@ def unedited_outputs(
     settings: Generation,
 ) -> pa.Table:
     """Return one row an example and sample of the model as it is, with columns of `UNEDITED`."""
-    stops = stop_ids(model, tokenizer)
+    stops = stop_ids(model.generation_config, tokenizer)
     rows: list[dict[str, Any]] = []
     for example in examples:
         prefix = run_prefix(model, example.prompt_ids, [0])

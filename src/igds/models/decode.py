@@ -15,7 +15,7 @@ from igds.models.blocks import decoder
 from igds.models.likelihood import head_logits
 
 if TYPE_CHECKING:
-    from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Rows = Int[Tensor, " rows"]
 """Which rows of the whole batch are still there, as rows that have ended leave it."""
@@ -113,9 +113,9 @@ def gumbel_noise(
     return -draws.log()
 
 
-def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokens that end an output: those of the model's generation config and the EOS."""
-    named: int | list[int] | None = getattr(model.generation_config, "eos_token_id", None)
+def stop_ids(generation: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that end an output: those of a model's generation config and the EOS."""
+    named: int | list[int] | None = getattr(generation, "eos_token_id", None)
     ids = set(named) if isinstance(named, list) else {named}
     own: Any = tokenizer.eos_token_id
     return sorted(token for token in {*ids, own} if token is not None)

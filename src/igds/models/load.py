@@ -19,7 +19,12 @@ from igds.models.hub import snapshot
 from igds.models.quiet import quiet
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import (
+        GenerationConfig,
+        PretrainedConfig,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+    )
 
 _CROSS_BLOCK = ("num_kv_shared_layers", "hidden_size_per_layer_input")
 """Settings under which a block depends on how many there are (Gemma 4): all must be loaded."""
@@ -160,6 +165,16 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(
             spec.path, local_files_only=True, trust_remote_code=spec.trust_remote_code
         )
+
+
+def load_generation_config(spec: ModelSpec) -> GenerationConfig:
+    """Return the generation settings beside a model's weights, or those that its config implies."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(spec.path)
+    except OSError:
+        return GenerationConfig.from_model_config(_config(Path(spec.path), spec.trust_remote_code))
 
 
 def load_blocks(spec: ModelSpec, n_blocks: int | None = None) -> PreTrainedModel:

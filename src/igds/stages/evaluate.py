@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -29,13 +30,17 @@ from igds.evaluation.tables import (
     output_items,
     usable_rows,
 )
+from igds.evaluation.vllm import ROWS as VLLM_ROWS
+from igds.evaluation.vllm import vllm, vllm_outputs
 from igds.evaluation.work import LIKELIHOODS, OUTPUTS, WORK
 from igds.models.load import ModelSpec, describe, load_tokenizer, model_identity, resolve_model
 from igds.reading.transfer import obstacle
 from igds.reading.work import n_rows, row_ranges
+from igds.runs.files import read_json
 from igds.runs.stage import Stage
 from igds.stages.context import Context
 from igds.tasks.base import need_package
+from igds.tasks.comet import comet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,6 +49,8 @@ VERSION = 1
 READING = "igds.reading.transfer:TransferWork"
 ROWS = 32
 """Held-out rows a shard: the unit of resume, and what a worker takes at a time."""
+_VLLM = "parts/{}-vllm.json"
+"""File that says which vLLM generated, one a model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +117,7 @@ def run(context: Context) -> None:
         "unusable": 0 if held is None else len(held) - len(rows),
         "too_long": {arm.name: left for arm, (_, left) in zip(arms, measured, strict=True)},
         "decoding": settings.decoding,
+        "vllm": _vllm_package(arms[0]) if settings.vllm_python else None,
         "outputs": output_facts(items),
         "comet": judge,
     }
@@ -128,6 +136,9 @@ def check(context: Context) -> None:
     assert settings is not None, "the pipeline checks only stages that have a section"
     if settings.comet_python is not None:
         check_comet(context.task, context.template, context.config.data.test)
+        comet(context.base / settings.comet_python).check()
+    if settings.vllm_python is not None:
+        vllm(context.base / settings.vllm_python).check()
     if settings.lm_eval:
         need_package("lm_eval", "evaluate.lm_eval")
     if context.config.prompts.chat_template and (settings.template or settings.shots):
@@ -249,12 +260,43 @@ def _outputs(arm: _Arm, tokenizer: PreTrainedTokenizerBase) -> tuple[pa.Table, i
     room = describe(arm.spec).context - settings.max_new_tokens
     names = arm.rows["row_id"].to_pylist()
     fit = [(name, row) for name, row in zip(names, ids, strict=True) if len(row) <= room]
-    size = arm.stage.plan["shard_rows"]
+    size = arm.stage.plan["shard_rows"] if settings.vllm_python is None else VLLM_ROWS
     cuts = [fit[start : start + size] for start in range(0, len(fit), size)]
     shards = [{"row_ids": [n for n, _ in cut], "prompts": [row for _, row in cut]} for cut in cuts]
     label = f"evaluate: responses of the {arm.name} model"
-    found = _computed(arm, "generate", WORK, _work(arm), shards, list(map(len, cuts)), label)
+    if settings.vllm_python is None:
+        found = _computed(arm, "generate", WORK, _work(arm), shards, list(map(len, cuts)), label)
+    else:
+        found = _by_vllm(arm, tokenizer, context.base / settings.vllm_python, shards, label)
     return pa.concat_tables([OUTPUTS.empty_table(), *found]), len(names) - len(fit)
+
+
+def _by_vllm(
+    arm: _Arm,
+    tokenizer: PreTrainedTokenizerBase,
+    python: Path,
+    shards: Sequence[Mapping[str, Any]],
+    label: str,
+) -> list[pa.Table]:
+    """Return the `OUTPUTS` of each shard by vLLM; those that an earlier attempt wrote are read."""
+    stage = arm.stage
+    names = [f"parts/{arm.name}-generate-{place:05d}.parquet" for place in range(len(shards))]
+    missing = [place for place, name in enumerate(names) if not stage.has(name)]
+    if missing:
+        arm.context.executor.close()  # its models leave the GPU
+        asked = [shards[place] for place in missing]
+        with arm.context.progress.task(label, sum(len(s["row_ids"]) for s in asked)) as bar:
+            package, tables = vllm_outputs(python, arm.spec, tokenizer, asked, _decoding(arm))
+            stage.write_json(_VLLM.format(arm.name), {"package": package})
+            for place, table in zip(missing, tables, strict=True):
+                stage.write_table(names[place], table)
+                bar.advance(len(shards[place]["row_ids"]))
+    return [pq.read_table(stage.path / name) for name in names]
+
+
+def _vllm_package(arm: _Arm) -> str | None:
+    """Return name and version of the package that generated; None where no prompt had room."""
+    return (read_json(arm.stage.path / _VLLM.format(arm.name)) or {}).get("package")
 
 
 def _activations(arm: _Arm) -> pa.Table:
@@ -292,17 +334,23 @@ def _benchmarks(arm: _Arm) -> pa.Table:
 
 def _work(arm: _Arm) -> dict[str, Any]:
     """Return the arguments of `EvaluateWork`: for both its tasks the same, so that it stays."""
-    settings, size = arm.settings, arm.stage.plan["batch_tokens"]
-    decoding = Decoding(
+    decoding = _decoding(arm)
+    size = decoding.batch_tokens
+    return {"model": asdict(arm.spec), "decoding": asdict(decoding), "batch_tokens": size}
+
+
+def _decoding(arm: _Arm) -> Decoding:
+    """Return how responses are generated."""
+    settings = arm.settings
+    return Decoding(
         samples=settings.samples,
         temperature=settings.temperature,
         top_p=settings.top_p,
         max_new_tokens=settings.max_new_tokens,
         stop=settings.stop,
         seed=arm.context.config.seed,
-        batch_tokens=size,
+        batch_tokens=arm.stage.plan["batch_tokens"],
     )
-    return {"model": asdict(arm.spec), "decoding": asdict(decoding), "batch_tokens": size}
 
 
 def _computed(

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from igds.errors import RequestError, WorkError
-from igds.tasks.comet_process import NO_COMET
+from igds.errors import WorkError
+from igds.executors.other_python import OtherPython
 
 CHECKPOINT = "Unbabel/wmt22-comet-da"
 SECONDS, SECONDS_A_ROW = 3600.0, 10.0
 """Time for the start, the download of the checkpoint included, and for each translation: a CPU
 scores one in a second or so."""
 _PROCESS = Path(__file__).with_name("comet_process.py")
-_LAST_LINES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +40,13 @@ class CometScores:
     """Name on the Hub, or file, of the COMET model."""
 
 
+def comet(python: Path) -> OtherPython:
+    """Return COMET as that Python runs it."""
+    return OtherPython(
+        name="COMET", package="unbabel-comet", module="comet", python=python, process=_PROCESS
+    )
+
+
 def comet_scores(
     python: Path,
     rows: Sequence[Translation],
@@ -68,45 +71,9 @@ def comet_scores(
     """
     if not rows or not all(row.references for row in rows):
         raise ValueError("COMET needs at least one translation, and a reference for each")
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "scores.jsonl"
-        # Isolated: neither this Python's PYTHONPATH nor the folder of the process, whose math.py
-        # is not the standard library's, leads it to packages.
-        command = [str(python), "-I", str(_PROCESS), str(output), checkpoint, str(gpus)]
-        _run(command, rows, SECONDS + SECONDS_A_ROW * len(rows) if seconds is None else seconds)
-        facts, *scores = map(json.loads, output.read_text("utf-8").strip().split("\n"))
+    limit = SECONDS + SECONDS_A_ROW * len(rows) if seconds is None else seconds
+    given = (asdict(row) for row in rows)
+    facts, *scores = comet(python).answers(given, [checkpoint, str(gpus)], limit)
     if len(scores) != len(rows):
         raise WorkError(f"COMET gave {len(scores)} scores for {len(rows)} translations")
     return CometScores(scores=tuple(score["score"] for score in scores), **facts)
-
-
-def _run(command: list[str], rows: Sequence[Translation], seconds: float) -> None:
-    """Run the other Python over the rows."""
-    python = command[0]
-    try:
-        done = subprocess.run(
-            command,
-            input="".join(json.dumps(asdict(row)) + "\n" for row in rows),
-            timeout=seconds,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-        )
-    except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
-        raise RequestError(f"{python} is not a Python for COMET: {error}; {_advice()}") from error
-    except subprocess.TimeoutExpired as error:
-        raise WorkError(f"COMET took over {seconds:g} s for {len(rows)} translations") from error
-    if done.returncode == NO_COMET:
-        raise RequestError(f"{python} has no unbabel-comet: {python} -m pip install unbabel-comet")
-    if done.returncode != 0:
-        last = "\n  ".join(done.stderr.splitlines()[-_LAST_LINES:])
-        raise WorkError(f"COMET in {python} ended with {done.returncode}:\n  {last}")
-
-
-def _advice() -> str:
-    return (
-        "make an environment of its own by `python -m venv comet && comet/bin/python -m pip "
-        "install unbabel-comet` and name its comet/bin/python"
-    )
