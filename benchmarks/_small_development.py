@@ -9,7 +9,14 @@ import numpy as np
 from igds.config.experiment import FULL, ORIGINAL, split_arm
 from igds.experiments.comparison import Arm, arms
 from igds.experiments.run import Finished
-from igds.experiments.tables import arm_table, feature_table, interval, markdown, provenance
+from igds.experiments.tables import (
+    arm_table,
+    feature_table,
+    interval,
+    markdown,
+    provenance,
+    stamps,
+)
 from igds.reporting.text import number, signed
 from igds.stats.crossed import Crossed
 
@@ -75,6 +82,7 @@ def variants(
         tokens = tokens_a_row(experiment, arm)
         shown.append((arm.arm, f"`{words}`" if words else "", f"{tokens:.0f}", lead_shown))
     return [
+        *stamps(experiment),
         markdown(("arm", "other settings", "tokens a row", "igds minus it"), shown),
         arm_table(found, plan.experiment.primary),
         feature_table(experiment, found),
