@@ -22,7 +22,7 @@ from _common import print_result, read_rows, set_up
 from igds.data.templates import parse_template
 from igds.data.tokens import encode_prompts
 from igds.evaluation.generation import Decoding, generated_responses
-from igds.evaluation.vllm import vllm_outputs
+from igds.evaluation.vllm import vllm, vllm_outputs
 from igds.evaluation.work import outputs_table
 from igds.models.load import load_causal, load_tokenizer
 
@@ -54,7 +54,7 @@ def main(words: list[str]) -> int:
     plain = time.perf_counter() - began
     began = time.perf_counter()
     shards = [{"row_ids": names, "prompts": ids}]
-    package, (found,) = vllm_outputs(Path(python), spec, tokenizer, shards, settings)
+    ((package, found),) = vllm_outputs(vllm(Path(python), "cpu"), spec, tokenizer, shards, settings)
     other = time.perf_counter() - began
     wanted = outputs_table(names, outputs)
     same = every = 0

@@ -11,7 +11,7 @@ from tests.other_environment import environment
 STAND_IN = """
 # Stands for the package in its own environment: a response is its prompt turned round by as many
 # tokens as the sample's number, and then the EOS, if there is room.
-import json, sys, types
+import json, os, sys, types
 
 class SamplingParams:
     def __init__(self, **given):
@@ -24,10 +24,16 @@ class LLM:
         self.given = given
         self.calls = 0
 
+    def reset_prefix_cache(self):
+        self.fresh = True
+
     def generate(self, prompts, sampling, use_tqdm):
+        assert self.fresh
+        self.fresh = False
         self.calls += 1
         with open({log!r}, "a") as log:
-            print(json.dumps([self.given, [vars(one) for one in sampling]]), file=log)
+            gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+            print(json.dumps([self.given, [vars(one) for one in sampling], gpus]), file=log)
         {action}
         return [self.answer(*pair) for pair in zip(prompts, sampling)]
 
@@ -47,5 +53,5 @@ def stand_in(folder: Path, action: str = "pass") -> Path:
 
 
 def told(folder: Path) -> list[Any]:
-    """Return model and sampling of each call."""
+    """Return model, sampling and the GPUs that are seen of each call."""
     return [json.loads(line) for line in (folder / "log").read_text().splitlines()]

@@ -170,6 +170,17 @@ def check_training(file: ConfigFile) -> None:
     _check_training(make_context(file, False, make_progress()), CELL_STAGES)
 
 
+def check_splits(file: ConfigFile) -> None:
+    """Refuse fewer validation rows than the splits ask for, once a run has indexed them.
+
+    Raises:
+        RequestError: there are fewer.
+    """
+    from igds.stages import validation
+
+    validation.check_splits(make_context(file, False, make_progress()))
+
+
 def check_rows(file: ConfigFile) -> None:
     """Refuse test rows of which none can be judged, as soon as a run has indexed them.
 
@@ -188,8 +199,8 @@ def _check_training(context: Context, wanted: Sequence[str]) -> None:
 
 
 def _run(context: Context, wanted: Sequence[str], only: str | None) -> Run:
+    from igds.stages import validation
     from igds.stages.judging import check_room
-    from igds.stages.validation import check_splits
 
     folder = context.run
     _check_training(context, wanted)
@@ -202,8 +213,8 @@ def _run(context: Context, wanted: Sequence[str], only: str | None) -> Run:
                 describe(given, wanted, first=name == "index")
             with recorded(folder, name):
                 import_module(f"igds.stages.{name}").run(given)
-            if name == "index":
-                check_splits(context)
+            if name == "index" and "recall" in wanted:
+                validation.check_splits(context)
             if name == "index" and "intervene" in wanted:
                 check_room(context)
             if name == "index" and "evaluate" in wanted:

@@ -151,14 +151,30 @@ def test_a_page_that_is_older_than_the_selection_is_said_to_be(
 ) -> None:
     config, folder = str(copied / "igds.yaml"), copied / "runs" / "tiny"
     assert main(["select", config, "--select.budget.rows", "5"]) == 0
-    advice = f"report: {folder / 'report' / 'index.html'} (older than select: make it again by"
+    advice = f"report: {folder / 'report' / 'index.html'} (outdated by select; `igds report` with"
     assert advice in capsys.readouterr().out
     assert main(["status", str(folder)]) == 0
     said = capsys.readouterr().out
-    assert advice in said and "report done, older than select" in " ".join(said.split())
+    assert advice in said and "report done, outdated by select" in " ".join(said.split())
     assert main(["report", config, "--select.budget.rows", "5"]) == 0
     assert main(["status", str(folder)]) == 0
-    assert "older than" not in capsys.readouterr().out
+    assert "outdated" not in capsys.readouterr().out
+
+
+def test_what_other_features_outdate(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--intervene.screen-keep", "3", "--intervene.coefficient", "0.5", "--overwrite"]
+    path = copied / "runs" / "tiny" / "intervene" / "task_features.json"
+    assert main(["intervene", str(copied / "igds.yaml"), *words]) == 0
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps({**found, "features": ["L1/0"]}))
+    assert main(["status", str(copied / "runs" / "tiny")]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    state = {line.split()[0]: line for line in lines if line}
+    assert state["recall"].startswith("recall done ") and "outdated" not in state["intervene"]
+    assert "igds done, outdated by intervene" in state["score"]
+    assert "length done;" in state["score"]
+    assert "select done, outdated by intervene" in state["select"]
+    assert "report done, outdated by intervene" in state["report"]
 
 
 def test_rows_that_cannot_be_used_are_said_at_once(

@@ -68,7 +68,9 @@ def test_what_each_source_gave_is_counted(tmp_path: Path) -> None:
     assert "Of data/pool.jsonl" not in page_of(tmp_path).text, "there is but one"
     config = (tmp_path / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(
-        config.replace("- path: data/pool.jsonl", "- path: a<b>.jsonl\n    - path: b.jsonl")
+        config.replace(
+            "- path: data/pool.jsonl", "- path: a<b>.jsonl\n    - path: b\n      split: x"
+        )
     )
     path = tmp_path / "index" / "summary.json"
     summary = json.loads(path.read_text())
@@ -79,7 +81,7 @@ def test_what_each_source_gave_is_counted(tmp_path: Path) -> None:
     assert first and second
     page = page_of(tmp_path)
     assert f"Of a<b>.jsonl{first} of its 250 rows" in page.text
-    assert f"Of b.jsonl{second} of its 350 rows" in page.text
+    assert f"Of b, split x{second} of its 350 rows" in page.text
 
 
 def diverse_page(folder: Path, column: str) -> Page:

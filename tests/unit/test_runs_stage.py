@@ -19,7 +19,7 @@ from igds.runs.stage import (
     StageMismatch,
     adopt,
     finished_files,
-    renewed_inputs,
+    outdated_by,
     stage_state,
 )
 
@@ -79,16 +79,19 @@ def test_written_read_and_skipped(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["recall"]
 
 
-def test_a_stage_knows_which_of_its_inputs_were_made_anew(tmp_path):
+def test_a_stage_knows_what_outdates_it(tmp_path):
     work(tmp_path / "index")
-    work(tmp_path / "score" / "igds")
-    inputs = {name: digest(IDENTITY) for name in ("index", "score/igds")}
-    work(tmp_path / "select", IDENTITY | {"inputs": inputs})
-    assert renewed_inputs(tmp_path / "select") == []
-    assert renewed_inputs(tmp_path / "index") == [], "it has no inputs"
-    assert renewed_inputs(tmp_path / "report") == [], "it is not there"
-    work(tmp_path / "score" / "igds", OTHER, overwrite=True)
-    assert renewed_inputs(tmp_path / "select") == ["score/igds"]
+    recall = IDENTITY | {"index": {"index": digest(IDENTITY)}}
+    work(tmp_path / "recall", recall)
+    inputs = {"index": digest(IDENTITY), "recall": digest(recall)}
+    work(tmp_path / "score" / "igds", IDENTITY | {"inputs": inputs})
+    for name in ("index", "recall", "score/igds", "report"):
+        assert outdated_by(tmp_path, name) == []
+    work(tmp_path / "index", OTHER, overwrite=True)
+    assert outdated_by(tmp_path, "index") == []
+    assert outdated_by(tmp_path, "recall") == outdated_by(tmp_path, "score/igds") == ["index"]
+    work(tmp_path / "recall", OTHER, overwrite=True)
+    assert outdated_by(tmp_path, "score/igds") == ["index", "recall"]
 
 
 def test_tuples_and_lists_are_one_identity(tmp_path):

@@ -119,10 +119,12 @@ def test_json_file_that_is_no_array(tmp_path: Path, text: str, reason: str) -> N
         read(tmp_path, "a.json")
 
 
-@pytest.mark.parametrize("text", ['[{"q": 1}]', '[\n{"q": 1}\n]', ' [ {"q": 1},\n{"q": 2}]'])
+@pytest.mark.parametrize(
+    "text", ['[{"q": 1}]', '[\n{"q": 1}\n]', ' [ {"q": 1},\n{"q": 2}]', '\n[{"role": "user"}]\n[]']
+)
 def test_an_array_in_a_file_of_lines(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.jsonl").write_text(text)
-    with pytest.raises(RequestError, match="holds a JSON array, .* set format: json"):
+    with pytest.raises(RequestError, match="JSON arrays, .* set format: json; .*messages"):
         read(tmp_path, "a.jsonl")
 
 

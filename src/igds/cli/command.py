@@ -64,10 +64,11 @@ def print_end(run: Path, started: float) -> None:
 
 def of_earlier(stage: Path) -> str:
     """Return what to say of a finished stage that read others before they were made anew."""
-    from igds.runs.stage import renewed_inputs
+    from igds.runs.stage import outdated_by
 
-    renewed = ", ".join(renewed_inputs(stage))
-    return f" (older than {renewed}: make it again by `igds {stage.name}`)" if renewed else ""
+    later = ", ".join(outdated_by(stage.parent, stage.name))
+    again = f"`igds {stage.name}` with the same settings makes it again"
+    return f" (outdated by {later}; {again})" if later else ""
 
 
 def shown(value: object) -> str:

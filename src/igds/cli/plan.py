@@ -65,6 +65,7 @@ def _indexed(file: ConfigFile) -> tuple[ConfigFile, Path, Trainings, list[str]]:
     config, progress = file.config, make_progress()
     if config.experiment is None:
         run = pipeline.run(file, until="index", progress=progress)
+        pipeline.check_splits(file)
         return file, run.folder.path, of_run(config), []
     plan = plan_cells(config)
     first, *others = plan.shared.values()
@@ -72,6 +73,7 @@ def _indexed(file: ConfigFile) -> tuple[ConfigFile, Path, Trainings, list[str]]:
     run = pipeline.run_part(
         shared, file.base / config.runs_dir, until="index", overwrite=False, progress=progress
     )
+    pipeline.check_splits(shared)
     trainings = Trainings(
         budgets=tuple(cell.budget for cell in plan.cells if cell.arm != ORIGINAL),
         evaluated=len(plan.cells),

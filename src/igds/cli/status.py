@@ -60,7 +60,7 @@ def _show_experiment(run: Path, cells: Sequence[Path]) -> None:
     parts = [(one.name, *_last_of(one)) for one in shared]
     print_table(("in common", "last stage", "state", "outcome"), parts)
     stages = ("select", "finetune", "evaluate")
-    rows = [(cell.name, *(_state(cell / name) for name in stages)) for cell in cells]
+    rows = [(cell.name, *(_state(cell, name) for name in stages)) for cell in cells]
     print_table(("cell", *stages), rows)
     print("`igds experiment CONFIG --tables` counts finished cells, those made elsewhere too")
 
@@ -114,30 +114,31 @@ _OPTIONAL = ("finetune", "evaluate")
 
 def stage_states(run: Path) -> list[tuple[str, str]]:
     """Return (stage, state) in run order: done, missing, partial, or being made again."""
-    plain = [(name, _state(run / name)) for name in ("index", "recall", "intervene")]
-    states = {name: _state(run / name) for name in ("select", *_OPTIONAL, "report", "verify")}
+    plain = [(name, _state(run, name)) for name in ("index", "recall", "intervene")]
+    states = {name: _state(run, name) for name in ("select", *_OPTIONAL, "report", "verify")}
     shown = [
         (name, state)
         for name, state in states.items()
         if state != "missing" or name not in (*_OPTIONAL, "verify")
     ]
-    return [*plain, ("score", _score_state(run / "score")), *shown]
+    return [*plain, ("score", _score_state(run)), *shown]
 
 
-def _state(folder: Path) -> str:
-    from igds.runs.stage import finished_files, renewed_inputs, stage_state
+def _state(run: Path, name: str) -> str:
+    from igds.runs.stage import finished_files, outdated_by, stage_state
 
+    folder = run / name
     state, files = stage_state(folder), finished_files(folder)
     if files is None:
-        renewed = ", ".join(renewed_inputs(folder))
-        return f"{state}, older than {renewed}" if renewed else state
+        later = ", ".join(outdated_by(run, name))
+        return f"{state}, outdated by {later}" if later else state
     return f"{'being made again' if state == 'done' else 'partial'}, {files} files"
 
 
-def _score_state(folder: Path) -> str:
+def _score_state(run: Path) -> str:
     """Return the state of scoring: that of each method, or done when all of them are."""
-    methods = sorted({path.name.removesuffix(".part") for path in folder.glob("*")})
-    states = {name: _state(folder / name) for name in methods}
+    methods = sorted({path.name.removesuffix(".part") for path in run.glob("score/*")})
+    states = {name: _state(run, f"score/{name}") for name in methods}
     if not states:
         return "missing"
     if set(states.values()) == {"done"}:

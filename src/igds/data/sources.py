@@ -165,19 +165,23 @@ def _blamed_on(file: SourceFile) -> Iterator[None]:
 
 def _read_jsonl(file: SourceFile) -> Iterator[Record]:
     with file.open() as lines:
+        begun = False
         # A binary file splits on \n alone: U+2028 and its kind may stand inside a JSON string.
         for number, line in enumerate(lines):
             torn = not line.endswith(b"\n")
             original = line if torn else line[:-1]
             if number == 0:
                 original = original.removeprefix(_BOM)
-                if b"".join(original.split(maxsplit=2)[:2])[:2] in (b"[", b"[{"):
-                    raise RequestError(
-                        f"{file.name} holds a JSON array, not one object a line: name it .json, or "
-                        "set format: json"
-                    )
-            if original.strip():
-                yield _parse_line(original, torn)
+            if not original.strip():
+                continue
+            if not begun and b"".join(original.split(maxsplit=2)[:2])[:2] in (b"[", b"[{"):
+                raise RequestError(
+                    f"{file.name} holds JSON arrays, not one object a line: if it is one array, "
+                    "name it .json or set format: json; a conversation a line is written as "
+                    '{"messages": [...]}'
+                )
+            begun = True
+            yield _parse_line(original, torn)
 
 
 def _parse_line(original: bytes, torn: bool) -> Record:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from igds.data.seeds import seeded_bits
+from igds.errors import RequestError
 from igds.evaluation.generation import Decoding, output_of
 from igds.evaluation.work import outputs_table
 from igds.executors.other_python import OtherPython
@@ -24,33 +27,59 @@ _PROCESS = Path(__file__).with_name("vllm_process.py")
 _SEEDS = 2**31
 
 
-def vllm(python: Path) -> OtherPython:
-    """Return vLLM as that Python runs it."""
-    return OtherPython(name="vLLM", package="vllm", module="vllm", python=python, process=_PROCESS)
+def vllm(python: Path, device: str) -> OtherPython:
+    """Return vLLM as that Python runs it, on the device of a `ModelSpec`.
+
+    Raises:
+        RequestError: the device is none that vLLM is run on.
+    """
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda"):
+        raise RequestError(
+            f"evaluate.vllm_python generates on one GPU or on the CPU, and runtime.device is "
+            f"{device}: set it to cuda, cuda:0 or cpu"
+        )
+    variables = {"CUDA_VISIBLE_DEVICES": ""} if kind == "cpu" else {}
+    if number:
+        known = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        variables = {"CUDA_VISIBLE_DEVICES": known[int(number)] if known != [""] else number}
+    return OtherPython(
+        name="vLLM",
+        package="vllm",
+        module="vllm",
+        python=python,
+        process=_PROCESS,
+        variables=variables,
+    )
 
 
 def vllm_outputs(
-    python: Path,
+    process: OtherPython,
     spec: ModelSpec,
     tokenizer: PreTrainedTokenizerBase,
     shards: Sequence[Mapping[str, Any]],
     settings: Decoding,
-) -> tuple[str, Iterator[pa.Table]]:
-    """Return name and version of the package, and the `OUTPUTS` of each shard as they come.
+    memory: float = 0.9,
+    places: Sequence[int] | None = None,
+) -> Generator[tuple[str, pa.Table], None, None]:
+    """Yield, shard by shard, name and version of the package and the shard's `OUTPUTS`.
 
     A response ends where one by transformers does. Samples are other draws: vLLM's noise is keyed
-    by (seed, row), so that two models that are compared get the same seeds.
+    by (seed, row), so that two models that are compared get the same seeds. Close the iterator to
+    end the process before its time.
 
     Args:
-        python: interpreter of an environment with vllm.
+        process: what `vllm` returns.
         spec: the model.
         tokenizer: its own.
-        shards: `row_ids` and `prompts`, token ids, of each; at least one.
+        shards: `row_ids` and `prompts`, token ids, of each; the model's length is made for all.
         settings: how; `batch_tokens` is not read.
+        memory: share of the GPU's memory, over 0 to 1.
+        places: the shards that are wanted; all when None.
 
     Raises:
         RequestError: there is no such Python, or it has no vllm.
-        WorkError: it failed, as the tables come too.
+        WorkError: it failed.
     """
     ends = stop_ids(load_generation_config(spec), tokenizer)
     longest = max(len(ids) for shard in shards for ids in shard["prompts"])
@@ -61,6 +90,8 @@ def vllm_outputs(
             "max_model_len": longest + settings.max_new_tokens,
             "trust_remote_code": spec.trust_remote_code,
             "generation_config": "vllm",  # the model's own settings are left out
+            "language_model_only": True,
+            "gpu_memory_utilization": memory,
             "seed": settings.seed % _SEEDS,
         },
         "sampling": {
@@ -72,23 +103,15 @@ def vllm_outputs(
             "stop_token_ids": ends,
         },
     }
-    answers = vllm(python).answers([first, *map(_seeded(settings.seed), shards)])
-    package: str = next(answers)["package"]
-
-    def tables() -> Iterator[pa.Table]:
-        for shard, rows in zip(shards, answers, strict=True):
+    wanted = list(shards) if places is None else [shards[place] for place in places]
+    with closing(process.answers([first, *(_seeded(shard, settings) for shard in wanted)])) as told:
+        package = next(told)["package"]
+        for shard, rows in zip(wanted, told, strict=True):
             outputs = [[output_of(tokenizer, one, ends, settings) for one in row] for row in rows]
-            yield outputs_table(shard["row_ids"], outputs)
-
-    return package, tables()
+            yield package, outputs_table(shard["row_ids"], outputs)
 
 
-def _seeded(seed: int) -> Any:
-    """Return what makes a shard what the process reads: a seed a row, by its name."""
-
-    def shown(shard: Mapping[str, Any]) -> dict[str, Any]:
-        names = shard["row_ids"]
-        seeds = [seeded_bits(seed, "evaluate/vllm", name) % _SEEDS for name in names]
-        return {"prompts": shard["prompts"], "seeds": seeds}
-
-    return shown
+def _seeded(shard: Mapping[str, Any], settings: Decoding) -> dict[str, Any]:
+    """Return a shard as the process reads it: a seed a row, by its name."""
+    bits = (seeded_bits(settings.seed, "evaluate/vllm", name) for name in shard["row_ids"])
+    return {"prompts": shard["prompts"], "seeds": [one % _SEEDS for one in bits]}

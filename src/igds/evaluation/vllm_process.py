@@ -15,8 +15,7 @@ from importlib.metadata import packages_distributions, version
 
 def main() -> None:
     """Generate shard by shard."""
-    # One process, so that what ends this one leaves nothing on the GPU.
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
     from vllm import LLM, SamplingParams  # pyright: ignore
 
     (descriptor,) = sys.argv[1:]
@@ -29,6 +28,7 @@ def main() -> None:
             shard = json.loads(line)
             prompts = [{"prompt_token_ids": ids} for ids in shard["prompts"]]
             sampling = [SamplingParams(seed=seed, **given["sampling"]) for seed in shard["seeds"]]
+            model.reset_prefix_cache()  # a shard starts alike, whatever was done before it
             found = model.generate(prompts, sampling, use_tqdm=False)
             tokens = [[list(one.token_ids) for one in row.outputs] for row in found]
             print(json.dumps(tokens), file=output, flush=True)

@@ -7,24 +7,27 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import TIMEOUT_MAX, Event, Timer
 from typing import Any, BinaryIO
 
 from igds.errors import RequestError, WorkError
 
+_RUNNER = Path(__file__).with_name("other_process.py")
+_MISSING = 3
+"""Exit code of the probe where the package is not installed."""
 _LAST_LINES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtherPython:
-    """A process in an environment of its own: `PYTHON PROCESS DESCRIPTOR ARGUMENTS...`.
+    """A process in an environment of its own, which imports nothing of igds.
 
-    It imports nothing of igds, reads values from its standard input and writes others to the
-    descriptor, each as a line of JSON.
+    It reads values from its standard input and writes others to the descriptor that is its first
+    argument, each as a line of JSON.
     """
 
     name: str
@@ -37,29 +40,38 @@ class OtherPython:
     """Interpreter of the environment."""
     process: Path
     """File that it runs."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables beside those of this process."""
 
     def check(self) -> None:
         """Raise RequestError unless the Python is there and has the package."""
-        probe = f"import importlib.util as u, sys; sys.exit(u.find_spec({self.module!r}) is None)"
+        probe = (
+            "import importlib.util, sys; "
+            f"sys.exit({_MISSING} if importlib.util.find_spec({self.module!r}) is None else 0)"
+        )
         try:
             done = subprocess.run([self.python, "-I", "-c", probe], capture_output=True)
-        except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+        except OSError as error:
             raise RequestError(
                 f"{self.python} is not a Python for {self.name}: {error}; make an environment of "
                 f"its own by `python -m venv {self.module} && {self.module}/bin/python -m pip "
                 f"install {self.package}` and name its {self.module}/bin/python"
             ) from error
-        if done.returncode:
+        if done.returncode == _MISSING:
             raise RequestError(
                 f"{self.python} has no {self.package}: {self.python} -m pip install {self.package}"
             )
+        if done.returncode:
+            said = _last_lines(done.stderr)
+            raise RequestError(f"{self.python} does not start for {self.name}:\n  {said}")
 
     def answers(
         self, values: Iterable[Any], arguments: Sequence[str] = (), seconds: float | None = None
-    ) -> Iterator[Any]:
+    ) -> Generator[Any, None, None]:
         """Yield what the process writes, value by value as it comes.
 
-        The process ends with the iteration, also where that is given up.
+        The process and all that it started end with the iteration, when the iterator is closed, and
+        when this process dies.
 
         Args:
             values: what it reads; plain JSON values.
@@ -77,20 +89,28 @@ class OtherPython:
             reader, writer = os.pipe()
             with os.fdopen(reader, encoding="utf-8") as lines:
                 started, late = self._start(given, said, writer, arguments), Event()
-                timer = Timer(TIMEOUT_MAX if seconds is None else seconds, _end, [started, late])
+                timer = Timer(TIMEOUT_MAX if seconds is None else seconds, _kill, [started, late])
                 timer.daemon = True
-                timer.start()
                 try:
+                    timer.start()
                     # A line that was cut short is of a process that died, which its code tells.
                     yield from (json.loads(line) for line in lines if line.endswith("\n"))
-                    code = started.wait()
+                    # While it is not reaped, its group is no other's.
+                    os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)
                 finally:
                     timer.cancel()
-                    if started.poll() is None:
-                        _end(started)
+                    _kill(started)
+                    started.wait()
+                    assert started.stdin is not None, "it is a pipe"
+                    started.stdin.close()
             if late.is_set():
                 raise WorkError(f"{self.name} took over {seconds:g} s")
-            self._blame(code, said)
+            if started.returncode:
+                said.seek(0)
+                raise WorkError(
+                    f"{self.name} in {self.python} ended with {started.returncode}:\n"
+                    f"  {_last_lines(said.read())}"
+                )
 
     def _start(
         self, given: BinaryIO, said: BinaryIO, writer: int, arguments: Sequence[str]
@@ -98,31 +118,28 @@ class OtherPython:
         """Start the process in a group of its own; only it keeps the writer open."""
         # Isolated: neither this Python's PYTHONPATH nor the folder of the process, whose math.py
         # is not the standard library's, leads it to packages.
-        command = [str(self.python), "-I", str(self.process), str(writer), *arguments]
+        words = [self.python, "-I", _RUNNER, self.process, given.fileno(), writer, *arguments]
         try:
             return subprocess.Popen(
-                command,
-                stdin=given,
+                [str(word) for word in words],
+                stdin=subprocess.PIPE,
                 stdout=said,
                 stderr=said,
-                pass_fds=[writer],
+                env={**os.environ, **self.variables},
+                pass_fds=[given.fileno(), writer],
                 start_new_session=True,
             )
         finally:
             os.close(writer)
 
-    def _blame(self, code: int, said: BinaryIO) -> None:
-        if code != 0:
-            said.seek(0)
-            lines = said.read().decode(errors="replace").splitlines()
-            last = "\n  ".join(lines[-_LAST_LINES:])
-            raise WorkError(f"{self.name} in {self.python} ended with {code}:\n  {last}")
+
+def _last_lines(said: bytes) -> str:
+    return "\n  ".join(said.decode(errors="replace").splitlines()[-_LAST_LINES:])
 
 
-def _end(started: subprocess.Popen[bytes], late: Event | None = None) -> None:
-    """End the process and all that it started; say so in `late` first."""
+def _kill(started: subprocess.Popen[bytes], late: Event | None = None) -> None:
+    """End a process that was not waited for, and its group; say so in `late` first."""
     if late is not None:
         late.set()
     with suppress(ProcessLookupError):
         os.killpg(started.pid, signal.SIGKILL)
-    started.wait()

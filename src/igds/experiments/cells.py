@@ -262,6 +262,7 @@ def cell_identity(config: Config, inputs: Mapping[str, Any]) -> dict[str, Any]:
     skipped = {"name", "runs_dir", "runtime", "report", "experiment"}
     # A cell that knows no features does not depend on how they would be found.
     reads = config.evaluate.activations
+    config = replace(config, evaluate=config.evaluate.measures)
     if not reads and method not in READ_PROMPTS:
         skipped |= {"recall", "saes", "sae_contents"}
     if not reads and method not in USE_FEATURES:

@@ -332,7 +332,11 @@ def _by_source(
         return ()
     rows = read_json(folder / "index" / "summary.json")["sets"]["pool"]["source_rows"]
     chosen = np.bincount(source_numbers(rows)[selected], minlength=len(rows)).tolist()
-    names = [public(source["path"]) for source in sources]
+    parts = ("config", "split", "skip", "limit", "sample", "sample_seed")
+    names = [
+        ", ".join([public(one["path"]), *(f"{key} {one[key]}" for key in parts if one.get(key))])
+        for one in sources
+    ]
     return tuple(zip(names, rows, chosen, strict=True))
 
 

@@ -208,13 +208,24 @@ def committed_identity(folder: Path) -> dict[str, Any]:
     return record["identity"]
 
 
-def renewed_inputs(folder: Path) -> list[str]:
-    """Return the stages of the same run that were made anew since this committed one read them."""
-    record = read_json(folder / _RECORD)
-    read = record["identity"].get("inputs", {}) if record else {}
-    run = folder.parent
-    now = {name: read_json(run / name / _RECORD) for name in read}
-    return [name for name, one in now.items() if one and digest(one["identity"]) != read[name]]
+def outdated_by(run: Path, name: str) -> list[str]:
+    """Return the stages of a run that were made anew since a committed one was made from them.
+
+    What outdates a stage that it was made from counts too.
+    """
+    record = read_json(run / name / _RECORD)
+    if record is None:
+        return []
+    identity, found = record["identity"], dict[str, None]()
+    for source, made_from in {**identity.get("index", {}), **identity.get("inputs", {})}.items():
+        now = read_json(run / source / _RECORD)
+        if now is not None and digest(now["identity"]) != made_from:
+            found[source] = None
+        found |= dict.fromkeys(outdated_by(run, source))
+    chosen = read_json(run / "intervene" / "task_features.json")
+    if chosen and identity.get("features", chosen["features"]) != chosen["features"]:
+        found["intervene"] = None
+    return list(found)
 
 
 def adopt(

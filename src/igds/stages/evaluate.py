@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -33,6 +33,7 @@ from igds.evaluation.tables import (
 from igds.evaluation.vllm import ROWS as VLLM_ROWS
 from igds.evaluation.vllm import vllm, vllm_outputs
 from igds.evaluation.work import LIKELIHOODS, OUTPUTS, WORK
+from igds.executors.other_python import OtherPython
 from igds.models.load import ModelSpec, describe, load_tokenizer, model_identity, resolve_model
 from igds.reading.transfer import obstacle
 from igds.reading.work import n_rows, row_ranges
@@ -81,7 +82,7 @@ def run(context: Context) -> None:
         reads = {"features": _features(context), "saes": context.sae_identity}
     identity = context.stage_identity(
         VERSION,
-        evaluate=settings,
+        evaluate=settings.measures,
         models={name: model_identity(spec) for name, spec in models.items()},
         seed=context.config.seed,
         inputs=context.input_identity("index"),
@@ -90,7 +91,7 @@ def run(context: Context) -> None:
     stage = context.open_stage(
         "evaluate",
         identity,
-        {"shard_rows": ROWS},
+        {"shard_rows": ROWS, **({"vllm_rows": VLLM_ROWS} if settings.vllm_python else {})},
         replace=context.has_stage("evaluate"),
         archive=context.archive,
         scratch=["parts"],
@@ -117,7 +118,7 @@ def run(context: Context) -> None:
         "unusable": 0 if held is None else len(held) - len(rows),
         "too_long": {arm.name: left for arm, (_, left) in zip(arms, measured, strict=True)},
         "decoding": settings.decoding,
-        "vllm": _vllm_package(arms[0]) if settings.vllm_python else None,
+        "vllm": _vllm_package(arms),
         "outputs": output_facts(items),
         "comet": judge,
     }
@@ -136,13 +137,12 @@ def check(context: Context) -> None:
     assert settings is not None, "the pipeline checks only stages that have a section"
     if settings.comet_python is not None:
         check_comet(context.task, context.template, context.config.data.test)
-        comet(context.base / settings.comet_python).check()
-    if settings.vllm_python is not None:
-        vllm(context.base / settings.vllm_python).check()
     if settings.lm_eval:
         need_package("lm_eval", "evaluate.lm_eval")
     if context.config.prompts.chat_template and (settings.template or settings.shots):
         raise RequestError("evaluate.template and shots are for raw prompts, not for chat prompts")
+    if not context.has_stage("evaluate"):
+        _check_other_pythons(context, settings)
     if not settings.activations:
         return
     named = [_resolved(context, settings.model, "auto")] if settings.model else []
@@ -153,6 +153,14 @@ def check(context: Context) -> None:
             raise RequestError(
                 f"evaluate.activations cannot be read in {model.id}: {reason}; set it to false"
             )
+
+
+def _check_other_pythons(context: Context, settings: Evaluate) -> None:
+    """Refuse another Python that is not there, lacks its package or cannot use the device."""
+    if settings.comet_python is not None:
+        comet(context.base / settings.comet_python).check()
+    if settings.vllm_python is not None:
+        vllm(context.base / settings.vllm_python, context.model.device).check()
 
 
 def check_rows(context: Context) -> None:
@@ -260,21 +268,22 @@ def _outputs(arm: _Arm, tokenizer: PreTrainedTokenizerBase) -> tuple[pa.Table, i
     room = describe(arm.spec).context - settings.max_new_tokens
     names = arm.rows["row_id"].to_pylist()
     fit = [(name, row) for name, row in zip(names, ids, strict=True) if len(row) <= room]
-    size = arm.stage.plan["shard_rows"] if settings.vllm_python is None else VLLM_ROWS
+    size = arm.stage.plan["shard_rows" if settings.vllm_python is None else "vllm_rows"]
     cuts = [fit[start : start + size] for start in range(0, len(fit), size)]
     shards = [{"row_ids": [n for n, _ in cut], "prompts": [row for _, row in cut]} for cut in cuts]
     label = f"evaluate: responses of the {arm.name} model"
     if settings.vllm_python is None:
         found = _computed(arm, "generate", WORK, _work(arm), shards, list(map(len, cuts)), label)
     else:
-        found = _by_vllm(arm, tokenizer, context.base / settings.vllm_python, shards, label)
+        process = vllm(context.base / settings.vllm_python, arm.spec.device)
+        found = _by_vllm(arm, process, tokenizer, shards, label)
     return pa.concat_tables([OUTPUTS.empty_table(), *found]), len(names) - len(fit)
 
 
 def _by_vllm(
     arm: _Arm,
+    process: OtherPython,
     tokenizer: PreTrainedTokenizerBase,
-    python: Path,
     shards: Sequence[Mapping[str, Any]],
     label: str,
 ) -> list[pa.Table]:
@@ -284,19 +293,21 @@ def _by_vllm(
     missing = [place for place, name in enumerate(names) if not stage.has(name)]
     if missing:
         arm.context.executor.close()  # its models leave the GPU
-        asked = [shards[place] for place in missing]
-        with arm.context.progress.task(label, sum(len(s["row_ids"]) for s in asked)) as bar:
-            package, tables = vllm_outputs(python, arm.spec, tokenizer, asked, _decoding(arm))
-            stage.write_json(_VLLM.format(arm.name), {"package": package})
-            for place, table in zip(missing, tables, strict=True):
+        how, memory = _decoding(arm), arm.settings.vllm_memory
+        made = vllm_outputs(process, arm.spec, tokenizer, shards, how, memory, missing)
+        rows = sum(len(shards[place]["row_ids"]) for place in missing)
+        with closing(made), arm.context.progress.task(label, rows) as bar:
+            for place, (package, table) in zip(missing, made, strict=True):
+                stage.write_json(_VLLM.format(arm.name), {"package": package})
                 stage.write_table(names[place], table)
                 bar.advance(len(shards[place]["row_ids"]))
     return [pq.read_table(stage.path / name) for name in names]
 
 
-def _vllm_package(arm: _Arm) -> str | None:
-    """Return name and version of the package that generated; None where no prompt had room."""
-    return (read_json(arm.stage.path / _VLLM.format(arm.name)) or {}).get("package")
+def _vllm_package(arms: Sequence[_Arm]) -> str | None:
+    """Return name and version of the package that generated; None where none did."""
+    found = (read_json(arm.stage.path / _VLLM.format(arm.name)) for arm in arms)
+    return next((one["package"] for one in found if one), None)
 
 
 def _activations(arm: _Arm) -> pa.Table:
