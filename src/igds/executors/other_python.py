@@ -95,11 +95,10 @@ class OtherPython:
                     timer.start()
                     # A line that was cut short is of a process that died, which its code tells.
                     yield from (json.loads(line) for line in lines if line.endswith("\n"))
-                    # While it is not reaped, its group is no other's.
-                    os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)
+                    started.wait()
                 finally:
                     timer.cancel()
-                    _kill(started)
+                    _kill(started)  # and what it started, if it is done
                     started.wait()
                     assert started.stdin is not None, "it is a pipe"
                     started.stdin.close()
@@ -138,7 +137,7 @@ def _last_lines(said: bytes) -> str:
 
 
 def _kill(started: subprocess.Popen[bytes], late: Event | None = None) -> None:
-    """End a process that was not waited for, and its group; say so in `late` first."""
+    """End a process and its group; say so in `late` first."""
     if late is not None:
         late.set()
     with suppress(ProcessLookupError):
