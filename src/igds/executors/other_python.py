@@ -140,5 +140,5 @@ def _kill(started: subprocess.Popen[bytes], late: Event | None = None) -> None:
     """End a process and its group; say so in `late` first."""
     if late is not None:
         late.set()
-    with suppress(ProcessLookupError):
+    with suppress(ProcessLookupError, PermissionError):  # macOS says so of one that has ended
         os.killpg(started.pid, signal.SIGKILL)
