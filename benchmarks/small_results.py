@@ -228,9 +228,9 @@ def in_short(pools: Mapping[str, Pool], tested: Mapping[str, Sequence[Tested]]) 
         lines += [f"  - Declared, {a} - {b}: {said}." for (a, b), said in pairs.items()]
         lines += [f"  - {said}" for one in tested[name] for said in empty_score(pool, one)]
         beside = sides(over, ("better", "worse", "no difference seen", "diverged"))
-        lines.append(f"  - Compared with random rows: {beside}.")
+        lines.append(f"  - Compared with random rows, not declared: {beside}.")
         others = sides(rivals, ("better than", "worse than", "no difference seen from", "diverged"))
-        lines.append(f"  - igds compared with others: {others}.")
+        lines.append(f"  - igds compared with other arms, not declared: {others}.")
     note = (
         "What was not declared is said by the 95 % interval of each pair at 20 %, not adjusted for "
         "their number; those of two seeds cover less often. Pairs of one seed are not named."

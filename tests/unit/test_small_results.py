@@ -155,15 +155,16 @@ def test_the_page_says_in_short_what_is_better_and_what_is_worse() -> None:
     ).splitlines()
     assert said[:3] == [
         "- **noise-prompt**.",
-        "  - Compared with random rows: better igds, cosine; worse loss; "
+        "  - Compared with random rows, not declared: better igds, cosine; worse loss; "
         "no difference seen length.",
-        "  - igds compared with others: better than length, loss; no difference seen from cosine.",
+        "  - igds compared with other arms, not declared: better than length, loss; "
+        "no difference seen from cosine.",
     ]
     first = {cell: one for cell, one in grid.results.items() if cell.seed == 0}
     cut = measure(replace(grid, results=first))
     short = small_results.in_short({"noise-prompt": cut}, {"noise-prompt": []})
     assert short.startswith("- **noise-prompt** (not all cells yet).\n")
-    assert "  - Compared with random rows: nothing can be said yet." in short
+    assert "  - Compared with random rows, not declared: nothing can be said yet." in short
     broken = next(one for cell, one in grid.results.items() if cell.arm == "cosine")
     nan = pa.array([float("nan")] * len(broken.items), pa.float64())
     items = broken.items.set_column(4, "value", nan)

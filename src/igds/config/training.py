@@ -167,9 +167,10 @@ class Evaluate:
     pass_at: tuple[int, ...] = ()
     """Each k of pass@k, below `samples`; for scores of 0 and 1."""
     template: str | None = None
-    """Prompt template of generated responses; that of the run when absent."""
+    """Prompt template of generated responses, not of chat prompts; that of the run when absent."""
     shots: int = 0
-    """Examples before each prompt: rows of `data.validation` by a seeded draw, in this template."""
+    """Examples before each prompt, not in chat prompts: rows of `data.validation` by a seeded draw,
+    in this template."""
     shots_header: str = ""
     """Text before the examples."""
     vllm_python: str | None = None
