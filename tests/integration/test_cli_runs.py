@@ -175,6 +175,7 @@ def test_what_other_features_outdate(copied: Path, capsys: pytest.CaptureFixture
     assert "length done;" in state["score"]
     assert "select done, outdated by intervene" in state["select"]
     assert "report done, outdated by intervene" in state["report"]
+    assert "`igds run --overwrite` with the same settings makes it again" in state["report:"]
 
 
 def test_rows_that_cannot_be_used_are_said_at_once(

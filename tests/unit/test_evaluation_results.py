@@ -21,6 +21,7 @@ from igds.evaluation.results import judges_by_0_and_1, summarise
 from igds.evaluation.tables import output_facts, output_items, usable_rows
 from igds.evaluation.work import OUTPUTS
 from igds.stats.bootstrap import paired_bootstrap
+from igds.tasks.comet import comet
 from igds.tasks.custom import configured_task
 from igds.tasks.math import MathTask
 
@@ -172,7 +173,7 @@ def test_comet_judges_each_sample_by_another_python(tmp_path: Path) -> None:
         item("tuned", "a", 0.5, text=" ab"), item("tuned", "a", 0.5, sample=1, text=" abc ")
     )
     fields = {"a": json.dumps({"source": "s", "target": ["abcd", "xy"]})}
-    items, found = comet_items(outputs, fields, python, "Unbabel/wmt22-comet-da", 0)
+    items, found = comet_items(outputs, fields, comet(python), "Unbabel/wmt22-comet-da")
     assert items["value"].to_pylist() == [0.5, 0.75]
     assert items["metric"].to_pylist() == ["comet", "comet"]
     assert items["sample"].to_pylist() == [0, 1]

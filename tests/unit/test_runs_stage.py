@@ -85,13 +85,18 @@ def test_a_stage_knows_what_outdates_it(tmp_path):
     work(tmp_path / "recall", recall)
     inputs = {"index": digest(IDENTITY), "recall": digest(recall)}
     work(tmp_path / "score" / "igds", IDENTITY | {"inputs": inputs})
-    for name in ("index", "recall", "score/igds", "report"):
-        assert outdated_by(tmp_path, name) == []
+    assert not any(outdated_by(tmp_path, one) for one in ("recall", "score/igds", "report"))
     work(tmp_path / "index", OTHER, overwrite=True)
     assert outdated_by(tmp_path, "index") == []
     assert outdated_by(tmp_path, "recall") == outdated_by(tmp_path, "score/igds") == ["index"]
     work(tmp_path / "recall", OTHER, overwrite=True)
     assert outdated_by(tmp_path, "score/igds") == ["index", "recall"]
+    work(tmp_path / "verify", IDENTITY | {"features": ["L1/2"]})
+    work(tmp_path / "score" / "cosine", IDENTITY | {"features": ["L1/2"]})
+    (tmp_path / "intervene").mkdir()
+    (tmp_path / "intervene" / "task_features.json").write_text('{"features": ["L1/3"]}')
+    assert outdated_by(tmp_path, "score/cosine") == ["intervene"]
+    assert outdated_by(tmp_path, "verify") == [], "its features are those that were named"
 
 
 def test_tuples_and_lists_are_one_identity(tmp_path):

@@ -11,7 +11,7 @@ from igds.config.inputs import Source, Task
 from igds.data.templates import Template
 from igds.errors import RequestError, WorkError
 from igds.evaluation.comet import check_comet
-from igds.tasks.comet import Translation, comet_scores
+from igds.tasks.comet import Translation, comet, comet_scores
 from igds.tasks.machine_translation import bleu, chrf
 from igds.tasks.registry import load_task
 from igds.tasks.summarization import SummarizationTask
@@ -24,7 +24,7 @@ ROWS = [
 ]
 STAND_IN = """
 # Stands for the package in COMET's own environment: a score is the share of shared characters.
-import sys, types
+import os, sys, types
 
 def download_model(name):
     return "/cache/" + name
@@ -39,7 +39,7 @@ class Model:
 
     def predict(self, pairs, batch_size, gpus):
         assert gpus == 0 and self.path == "/cache/Unbabel/wmt22-comet-da", self.path
-        assert "igds" not in sys.modules
+        assert "igds" not in sys.modules and os.environ["CUDA_VISIBLE_DEVICES"] == ""
         {action}
         shared = [len(set(p["mt"]) & set(p["ref"])) / len(p["ref"]) for p in pairs]
         return types.SimpleNamespace(scores=shared, system_score=sum(shared) / len(shared))
@@ -49,7 +49,11 @@ class Model:
 def environment(folder: Path, action: str | None = None) -> Path:
     """Return the Python of an environment, with a stand-in for unbabel-comet if it acts."""
     source = None if action is None else STAND_IN.replace("{action}", action)
-    return other_environment.environment(folder, "comet", "unbabel-comet", source)
+    python = other_environment.environment(folder, "comet", "unbabel-comet", source)
+    (packages,) = (folder / "comet" / "lib").glob("python*/site-packages")
+    no_gpu = "class cuda:\n    is_available = staticmethod(lambda: False)\n"
+    (packages / "torch.py").write_text(no_gpu)
+    return python
 
 
 def test_translation() -> None:
@@ -90,7 +94,7 @@ def test_metrics_of_a_task_of_ones_own(metric: str) -> None:
 
 
 def test_comet_runs_in_its_own_python(tmp_path: Path) -> None:
-    found = comet_scores(environment(tmp_path, "pass"), ROWS)
+    found = comet_scores(comet(environment(tmp_path, "pass")), ROWS)
     assert found.scores == (1.0, pytest.approx(1 / 3))
     assert found.package == "unbabel-comet 9.9"
     assert found.checkpoint == "Unbabel/wmt22-comet-da"
@@ -98,9 +102,9 @@ def test_comet_runs_in_its_own_python(tmp_path: Path) -> None:
 
 def test_comet_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="python -m venv comet"):
-        comet_scores(tmp_path / "python", ROWS)
+        comet_scores(comet(tmp_path / "python"), ROWS)
     with pytest.raises(RequestError, match="bin/python -m pip install unbabel-comet"):
-        comet_scores(environment(tmp_path), ROWS)
+        comet_scores(comet(environment(tmp_path)), ROWS)
 
 
 @pytest.mark.parametrize(
@@ -113,13 +117,13 @@ def test_comet_that_is_not_there(tmp_path: Path) -> None:
 )
 def test_comet_that_fails(action: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(WorkError, match=message):
-        comet_scores(environment(tmp_path, action), ROWS, seconds=2.0)
+        comet_scores(comet(environment(tmp_path, action)), ROWS, seconds=2.0)
 
 
 def test_comet_wants_rows_with_references() -> None:
     for rows in ([], [Translation(source="a", output="b", references=())]):
         with pytest.raises(ValueError, match="a reference for each"):
-            comet_scores(Path("python"), rows)
+            comet_scores(comet(Path("python")), rows)
 
 
 def test_comet_is_refused_before_any_work_where_no_source_is_named() -> None:

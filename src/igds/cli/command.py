@@ -66,9 +66,12 @@ def of_earlier(stage: Path) -> str:
     """Return what to say of a finished stage that read others before they were made anew."""
     from igds.runs.stage import outdated_by
 
-    later = ", ".join(outdated_by(stage.parent, stage.name))
-    again = f"`igds {stage.name}` with the same settings makes it again"
-    return f" (outdated by {later}; {again})" if later else ""
+    later = outdated_by(stage.parent, stage.name)
+    # Those are made again without asking.
+    cheap = set(later) <= {"select", "finetune", "evaluate"}
+    again = f"igds {stage.name}` with" if cheap else "igds run --overwrite` with"
+    words = f"outdated by {', '.join(later)}; `{again} the same settings makes it again"
+    return f" ({words})" if later else ""
 
 
 def shown(value: object) -> str:

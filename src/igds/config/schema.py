@@ -208,10 +208,15 @@ class Runtime:
     """Padded tokens a forward batch; fixed by the plan, never by free memory."""
     shard_rows: int = 512
     """Pool rows a shard, the unit of resume."""
+    vllm_memory: float = 0.9
+    """Share of the GPU's memory that vLLM takes (`evaluate.vllm_python`), over 0 to 1; on a CPU of
+    main memory, of which so much must be free."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes below 1 and an unknown device."""
+        """Refuse sizes below 1, a share that is none and an unknown device."""
         at_least(self, 1, "workers", "threads", "batch_tokens", "shard_rows")
+        if not 0 < self.vllm_memory <= 1:
+            raise ValueError(f"vllm_memory must be over 0 and at most 1, not {self.vllm_memory}")
         if not re.fullmatch(r"auto|cpu|map|mps|cuda(:\d+)?", self.device):
             raise ValueError(
                 f"device must be auto, cpu, cuda, cuda:0, map or mps, not {self.device!r}"

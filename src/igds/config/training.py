@@ -175,8 +175,6 @@ class Evaluate:
     """Text before the examples."""
     vllm_python: str | None = None
     """Python of an environment with vllm: generate responses by it, on a GPU."""
-    vllm_memory: float = 0.9
-    """Share of the GPU's memory that vLLM takes, over 0 to 1."""
     comet_python: str | None = None
     """Python of an environment with unbabel-comet: judge translations by COMET too."""
     comet_checkpoint: str = "Unbabel/wmt22-comet-da"
@@ -202,7 +200,6 @@ class Evaluate:
         return replace(
             self,
             vllm_python=self.vllm_python and "vllm",
-            vllm_memory=0.9,
             comet_python=self.comet_python and "comet",
         )
 
@@ -222,7 +219,8 @@ class Evaluate:
             )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be over 0 and at most 1, not {self.top_p}")
-        self._check_vllm()
+        if self.vllm_python is not None and 0 < self.temperature < 0.01:
+            raise ValueError("temperature must be 0 or at least 0.01 where vLLM generates")
         if self.samples > 1 and self.temperature == 0:
             raise ValueError("samples over 1 are all the same at temperature 0: raise it")
         for k in self.pass_at:
@@ -232,9 +230,3 @@ class Evaluate:
             for name in ("pass_at", "vllm_python", "comet_python", "shots", "stop", "template"):
                 if getattr(self, name):
                     raise ValueError(f"{name} is about generated responses: set generate: true")
-
-    def _check_vllm(self) -> None:
-        if not 0 < self.vllm_memory <= 1:
-            raise ValueError(f"vllm_memory must be over 0 and at most 1, not {self.vllm_memory}")
-        if self.vllm_python is not None and 0 < self.temperature < 0.01:
-            raise ValueError("temperature must be 0 or at least 0.01 where vLLM generates")

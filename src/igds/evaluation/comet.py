@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -12,6 +11,7 @@ from igds.config.inputs import Source
 from igds.data.templates import Template, as_text
 from igds.errors import RequestError
 from igds.evaluation.items import ITEMS
+from igds.executors.other_python import OtherPython
 from igds.tasks.base import Task, texts
 from igds.tasks.comet import CometScores, Translation, comet_scores
 from igds.tasks.translation import TranslationTask
@@ -40,16 +40,15 @@ def check_comet(task: Task, template: Template, sources: Sequence[Source]) -> No
 
 
 def comet_items(
-    outputs: pa.Table, fields: Mapping[str, str], python: Path, checkpoint: str, gpus: int
+    outputs: pa.Table, fields: Mapping[str, str], process: OtherPython, checkpoint: str
 ) -> tuple[pa.Table, CometScores]:
     """Return the items `comet` of all generated responses, and what made them.
 
     Args:
         outputs: the items `task_score`.
         fields: row id -> the row's mapped fields as JSON.
-        python: interpreter with unbabel-comet.
+        process: COMET as another Python runs it.
         checkpoint: COMET model.
-        gpus: how many it may use.
 
     Raises:
         RequestError, WorkError: as `comet_scores`.
@@ -60,7 +59,7 @@ def comet_items(
         references = tuple(texts(row, "target"))
         source = as_text(row[SOURCE])
         rows.append(Translation(source=source, output=text.strip(), references=references))
-    found = comet_scores(python, rows, checkpoint=checkpoint, gpus=gpus)
+    found = comet_scores(process, rows, checkpoint=checkpoint)
     columns = {name: outputs[name] for name in ITEMS.names}
     columns |= {"metric": pa.array(["comet"] * len(outputs)), "value": pa.array(found.scores)}
     return pa.table({**columns, "text": pa.nulls(len(outputs))}).cast(ITEMS), found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +13,7 @@ from igds.data.seeds import seeded_bits
 from igds.errors import RequestError
 from igds.evaluation.generation import Decoding, output_of
 from igds.evaluation.work import outputs_table
-from igds.executors.other_python import OtherPython
+from igds.executors.other_python import OtherPython, visible_gpus
 from igds.models.decode import stop_ids
 from igds.models.load import ModelSpec, load_generation_config
 
@@ -33,23 +32,18 @@ def vllm(python: Path, device: str) -> OtherPython:
     Raises:
         RequestError: the device is none that vLLM is run on.
     """
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda"):
+    if device.partition(":")[0] not in ("cpu", "cuda"):
         raise RequestError(
             f"evaluate.vllm_python generates on one GPU or on the CPU, and runtime.device is "
             f"{device}: set it to cuda, cuda:0 or cpu"
         )
-    variables = {"CUDA_VISIBLE_DEVICES": ""} if kind == "cpu" else {}
-    if number:
-        known = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        variables = {"CUDA_VISIBLE_DEVICES": known[int(number)] if known != [""] else number}
     return OtherPython(
         name="vLLM",
         package="vllm",
         module="vllm",
         python=python,
         process=_PROCESS,
-        variables=variables,
+        variables=visible_gpus(device),
     )
 
 
@@ -74,7 +68,7 @@ def vllm_outputs(
         tokenizer: its own.
         shards: `row_ids` and `prompts`, token ids, of each; the model's length is made for all.
         settings: how; `batch_tokens` is not read.
-        memory: share of the GPU's memory, over 0 to 1.
+        memory: share of the GPU's or main memory, over 0 to 1.
         places: the shards that are wanted; all when None.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -19,6 +20,10 @@ from igds.errors import RequestError, WorkError
 _RUNNER = Path(__file__).with_name("other_process.py")
 _MISSING = 3
 """Exit code of the probe where the package is not installed."""
+_NO_PYTHON = (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ENOEXEC)
+"""Why a file cannot be started as a Python; other reasons are the machine's."""
+_PATIENCE = 60.0
+"""Seconds that a process which has answered gets to end by itself."""
 _LAST_LINES = 20
 
 
@@ -52,6 +57,8 @@ class OtherPython:
         try:
             done = subprocess.run([self.python, "-I", "-c", probe], capture_output=True)
         except OSError as error:
+            if error.errno not in _NO_PYTHON:
+                raise
             raise RequestError(
                 f"{self.python} is not a Python for {self.name}: {error}; make an environment of "
                 f"its own by `python -m venv {self.module} && {self.module}/bin/python -m pip "
@@ -95,7 +102,8 @@ class OtherPython:
                     timer.start()
                     # A line that was cut short is of a process that died, which its code tells.
                     yield from (json.loads(line) for line in lines if line.endswith("\n"))
-                    started.wait()
+                    with suppress(subprocess.TimeoutExpired):
+                        started.wait(_PATIENCE)
                 finally:
                     timer.cancel()
                     _kill(started)  # and what it started, if it is done
@@ -130,6 +138,20 @@ class OtherPython:
             )
         finally:
             os.close(writer)
+
+
+def visible_gpus(device: str) -> dict[str, str]:
+    """Return the environment variable that shows a process the device of a `ModelSpec` alone.
+
+    Of `cuda` and `map` all that this process sees stay visible; nothing else than GPUs has any.
+    """
+    kind, _, number = device.partition(":")
+    if kind not in ("cuda", "map"):
+        return {"CUDA_VISIBLE_DEVICES": ""}
+    if not number:
+        return {}
+    known = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return {"CUDA_VISIBLE_DEVICES": known[int(number)] if known != [""] else number}
 
 
 def _last_lines(said: bytes) -> str:

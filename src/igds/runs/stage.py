@@ -223,7 +223,8 @@ def outdated_by(run: Path, name: str) -> list[str]:
             found[source] = None
         found |= dict.fromkeys(outdated_by(run, source))
     chosen = read_json(run / "intervene" / "task_features.json")
-    if chosen and identity.get("features", chosen["features"]) != chosen["features"]:
+    reads_them = name.partition("/")[0] in ("score", "transfer", "evaluate")
+    if reads_them and chosen and identity.get("features", chosen["features"]) != chosen["features"]:
         found["intervene"] = None
     return list(found)
 

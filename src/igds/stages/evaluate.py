@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from igds.config.identity import to_plain
 from igds.config.inputs import DType, Model
 from igds.config.training import Evaluate
 from igds.data.index import load_index
@@ -38,7 +39,7 @@ from igds.models.load import ModelSpec, describe, load_tokenizer, model_identity
 from igds.reading.transfer import obstacle
 from igds.reading.work import n_rows, row_ranges
 from igds.runs.files import read_json
-from igds.runs.stage import Stage
+from igds.runs.stage import Stage, committed_identity
 from igds.stages.context import Context
 from igds.tasks.base import need_package
 from igds.tasks.comet import comet
@@ -50,8 +51,8 @@ VERSION = 1
 READING = "igds.reading.transfer:TransferWork"
 ROWS = 32
 """Held-out rows a shard: the unit of resume, and what a worker takes at a time."""
-_VLLM = "parts/{}-vllm.json"
-"""File that says which vLLM generated, one a model."""
+_VLLM = "parts/vllm.json"
+"""File that says which vLLM generates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,7 @@ def run(context: Context) -> None:
     settings = context.config.evaluate
     assert settings is not None, "the pipeline runs only stages that have a section"
     models = _models(context, settings)
+    trained = [] if settings.model or context.config.finetune is None else ["finetune"]
     reads = {}
     if settings.activations:
         reads = {"features": _features(context), "saes": context.sae_identity}
@@ -85,7 +87,7 @@ def run(context: Context) -> None:
         evaluate=settings.measures,
         models={name: model_identity(spec) for name, spec in models.items()},
         seed=context.config.seed,
-        inputs=context.input_identity("index"),
+        inputs=context.input_identity("index", *trained),
         **reads,
     )
     stage = context.open_stage(
@@ -98,6 +100,7 @@ def run(context: Context) -> None:
     )
     if stage.done:
         return
+    _check_other_pythons(context, settings)
     held = _rows(context, "test") if settings.reads_rows else None
     rows = pa.table({name: [] for name in COLUMNS}) if held is None else usable_rows(held)
     arms = [
@@ -118,7 +121,7 @@ def run(context: Context) -> None:
         "unusable": 0 if held is None else len(held) - len(rows),
         "too_long": {arm.name: left for arm, (_, left) in zip(arms, measured, strict=True)},
         "decoding": settings.decoding,
-        "vllm": _vllm_package(arms),
+        "vllm": _vllm_package(stage),
         "outputs": output_facts(items),
         "comet": judge,
     }
@@ -141,7 +144,8 @@ def check(context: Context) -> None:
         need_package("lm_eval", "evaluate.lm_eval")
     if context.config.prompts.chat_template and (settings.template or settings.shots):
         raise RequestError("evaluate.template and shots are for raw prompts, not for chat prompts")
-    if not context.has_stage("evaluate"):
+    done = context.has_stage("evaluate") and committed_identity(context.folder("evaluate"))
+    if not done or done["evaluate"] != to_plain(settings.measures):
         _check_other_pythons(context, settings)
     if not settings.activations:
         return
@@ -158,7 +162,7 @@ def check(context: Context) -> None:
 def _check_other_pythons(context: Context, settings: Evaluate) -> None:
     """Refuse another Python that is not there, lacks its package or cannot use the device."""
     if settings.comet_python is not None:
-        comet(context.base / settings.comet_python).check()
+        comet(context.base / settings.comet_python, context.model.device).check()
     if settings.vllm_python is not None:
         vllm(context.base / settings.vllm_python, context.model.device).check()
 
@@ -275,8 +279,8 @@ def _outputs(arm: _Arm, tokenizer: PreTrainedTokenizerBase) -> tuple[pa.Table, i
     if settings.vllm_python is None:
         found = _computed(arm, "generate", WORK, _work(arm), shards, list(map(len, cuts)), label)
     else:
-        process = vllm(context.base / settings.vllm_python, arm.spec.device)
-        found = _by_vllm(arm, process, tokenizer, shards, label)
+        other = vllm(context.base / settings.vllm_python, arm.spec.device)
+        found = _by_vllm(arm, other, tokenizer, shards, label)
     return pa.concat_tables([OUTPUTS.empty_table(), *found]), len(names) - len(fit)
 
 
@@ -293,21 +297,26 @@ def _by_vllm(
     missing = [place for place, name in enumerate(names) if not stage.has(name)]
     if missing:
         arm.context.executor.close()  # its models leave the GPU
-        how, memory = _decoding(arm), arm.settings.vllm_memory
+        how, memory = _decoding(arm), arm.context.config.runtime.vllm_memory
         made = vllm_outputs(process, arm.spec, tokenizer, shards, how, memory, missing)
         rows = sum(len(shards[place]["row_ids"]) for place in missing)
         with closing(made), arm.context.progress.task(label, rows) as bar:
             for place, (package, table) in zip(missing, made, strict=True):
-                stage.write_json(_VLLM.format(arm.name), {"package": package})
+                begun = _vllm_package(stage)
+                if begun not in (None, package):
+                    raise RequestError(
+                        f"responses were begun by {begun}, and {process.python} has {package}: go "
+                        f"on with that one, or delete {stage.path} to begin again"
+                    )
+                stage.write_json(_VLLM, {"package": package})
                 stage.write_table(names[place], table)
                 bar.advance(len(shards[place]["row_ids"]))
     return [pq.read_table(stage.path / name) for name in names]
 
 
-def _vllm_package(arms: Sequence[_Arm]) -> str | None:
+def _vllm_package(stage: Stage) -> str | None:
     """Return name and version of the package that generated; None where none did."""
-    found = (read_json(arm.stage.path / _VLLM.format(arm.name)) for arm in arms)
-    return next((one["package"] for one in found if one), None)
+    return (read_json(stage.path / _VLLM) or {}).get("package")
 
 
 def _activations(arm: _Arm) -> pa.Table:
@@ -384,12 +393,8 @@ def _with_comet(arm: _Arm, items: pa.Table) -> tuple[pa.Table, dict[str, str] | 
     settings, outputs = arm.settings, generated(items)
     if settings.comet_python is None or not len(outputs):
         return items, None
-    table, found = comet_items(
-        outputs,
-        arm.column("fields"),
-        arm.context.base / settings.comet_python,
-        settings.comet_checkpoint,
-        int(arm.spec.device_type == "cuda"),
-    )
+    arm.context.executor.close()  # its models leave the GPU
+    process = comet(arm.context.base / settings.comet_python, arm.spec.device)
+    table, found = comet_items(outputs, arm.column("fields"), process, settings.comet_checkpoint)
     judge = {"package": found.package, "checkpoint": found.checkpoint}
     return pa.concat_tables([items, table]), judge

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from igds.errors import WorkError
-from igds.executors.other_python import OtherPython
+from igds.executors.other_python import OtherPython, visible_gpus
 
 CHECKPOINT = "Unbabel/wmt22-comet-da"
 SECONDS, SECONDS_A_ROW = 3600.0, 10.0
@@ -40,28 +40,31 @@ class CometScores:
     """Name on the Hub, or file, of the COMET model."""
 
 
-def comet(python: Path) -> OtherPython:
-    """Return COMET as that Python runs it."""
+def comet(python: Path, device: str = "cpu") -> OtherPython:
+    """Return COMET as that Python runs it, on the device of a `ModelSpec`: one GPU, or the CPU."""
     return OtherPython(
-        name="COMET", package="unbabel-comet", module="comet", python=python, process=_PROCESS
+        name="COMET",
+        package="unbabel-comet",
+        module="comet",
+        python=python,
+        process=_PROCESS,
+        variables=visible_gpus(device),
     )
 
 
 def comet_scores(
-    python: Path,
+    process: OtherPython,
     rows: Sequence[Translation],
     *,
     checkpoint: str = CHECKPOINT,
-    gpus: int = 0,
     seconds: float | None = None,
 ) -> CometScores:
     """Return the COMET scores of translations, computed by another Python.
 
     Args:
-        python: interpreter of an environment with unbabel-comet.
+        process: what `comet` returns.
         rows: the translations, at least one.
         checkpoint: COMET model: a name on the Hub, or a .ckpt file.
-        gpus: how many GPUs it may use.
         seconds: time limit; an hour and 10 s a translation when None.
 
     Raises:
@@ -73,7 +76,7 @@ def comet_scores(
         raise ValueError("COMET needs at least one translation, and a reference for each")
     limit = SECONDS + SECONDS_A_ROW * len(rows) if seconds is None else seconds
     given = (asdict(row) for row in rows)
-    facts, *scores = comet(python).answers(given, [checkpoint, str(gpus)], limit)
+    facts, *scores = process.answers(given, [checkpoint], limit)
     if len(scores) != len(rows):
         raise WorkError(f"COMET gave {len(scores)} scores for {len(rows)} translations")
     return CometScores(scores=tuple(score["score"] for score in scores), **facts)

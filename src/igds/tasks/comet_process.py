@@ -1,4 +1,4 @@
-"""The process that scores translations, as `OtherPython` starts it, with CHECKPOINT and GPUS.
+"""The process that scores translations, as `OtherPython` starts it, with CHECKPOINT.
 
 It runs in an environment with unbabel-comet and without igds, and imports nothing of igds. It reads
 rows `{source, output, references}` and writes `{package, checkpoint}`, then `{score}` a row: of
@@ -16,9 +16,10 @@ from pathlib import Path
 
 def main() -> None:
     """Score all rows of the input at once."""
+    import torch
     from comet import download_model, load_from_checkpoint  # pyright: ignore
 
-    descriptor, checkpoint, gpus = sys.argv[1:]
+    descriptor, checkpoint = sys.argv[1:]
     rows = [json.loads(line) for line in sys.stdin]
     local = Path(checkpoint).is_file()
     model = load_from_checkpoint(checkpoint if local else download_model(checkpoint))
@@ -27,7 +28,7 @@ def main() -> None:
         for row in rows
         for reference in row["references"]
     ]
-    found = iter(model.predict(pairs, batch_size=8, gpus=int(gpus)).scores)
+    found = iter(model.predict(pairs, batch_size=8, gpus=int(torch.cuda.is_available())).scores)
     facts = {"package": f"unbabel-comet {version('unbabel-comet')}", "checkpoint": checkpoint}
     scores = [{"score": max(float(next(found)) for _ in row["references"])} for row in rows]
     lines = "".join(json.dumps(line) + "\n" for line in (facts, *scores))
