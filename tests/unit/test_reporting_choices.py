@@ -68,9 +68,7 @@ def test_what_each_source_gave_is_counted(tmp_path: Path) -> None:
     assert "Of data/pool.jsonl" not in page_of(tmp_path).text, "there is but one"
     config = (tmp_path / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(
-        config.replace(
-            "- path: data/pool.jsonl", "- path: a<b>.jsonl\n    - path: b\n      split: x"
-        )
+        config.replace("{path: data/pool.jsonl}", "{path: a<b>.jsonl}, {path: b, split: x}")
     )
     path = tmp_path / "index" / "summary.json"
     summary = json.loads(path.read_text())
