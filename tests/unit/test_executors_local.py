@@ -253,6 +253,30 @@ def test_ctrl_c_of_the_whole_group_keeps_what_was_written(tmp_path):
     assert driver.returncode == -signal.SIGINT
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_worker_starts_leaves_none(tmp_path, monkeypatch, number):
+    started = []
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            started.append(self.pid)
+            signal.raise_signal(number)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    before = signal.signal(number, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(spec(tmp_path), [{"number": 3}])
+        assert signal.getsignal(number) is interrupt
+    finally:
+        signal.signal(number, before)
+    assert [alive(pid) for pid in started] == [False]
+
+
 def test_ray_is_refused_with_the_reason():
     with pytest.raises(RequestError, match="not supported yet.*executor: local"):
         make_executor(Runtime(executor="ray"))

@@ -19,6 +19,7 @@ import pyarrow as pa
 from igds.errors import RequestError, WorkError
 from igds.executors.base import Shard, WorkerSpec
 from igds.executors.frames import decode_table, read_answer
+from igds.executors.signals import held_signals
 
 _LAST_LINES = 20
 _LAST_BYTES = 16_384
@@ -114,7 +115,8 @@ class LocalExecutor:
             self._alive.pop(number).stop()
             worker = None
         if worker is None:
-            worker = self._alive[number] = _Worker(number, spec.threads)
+            with held_signals():  # a worker not yet in `_alive` would be left
+                worker = self._alive[number] = _Worker(number, spec.threads)
         worker.build(spec)
         return worker
 
