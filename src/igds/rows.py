@@ -33,6 +33,8 @@ class Status(StrEnum):
     context: its read position would be lost."""
     SPECIAL_TOKEN = "special_token"
     """The prompt holds the tokenizer's BOS, which the tokenizer adds itself."""
+    OVERLAP = "overlap"
+    """The row of the pool shares text with another set, see `data.overlap: drop`."""
     TORN_LINE = "torn_line"
     """The last line of a file, without its newline and not parseable."""
     BAD_JSON = "bad_json"

@@ -14,6 +14,7 @@ from tests.tiny_project import run, sums
 import igds
 from igds.cli.main import main
 from igds.config.load import load_config
+from igds.data.index import load_index
 from igds.errors import RequestError, WorkError
 from igds.progress import SilentProgress
 
@@ -37,6 +38,32 @@ def with_two_sources(project):
     path = project / "igds.yaml"
     path.write_text(path.read_text().replace("\n  pool: [{path: pool.jsonl}]", TWO.rstrip()))
     return project
+
+
+def test_rows_of_the_pool_that_overlap_are_dropped(finished, project, capsys):
+    rows = (project / "prior.jsonl").read_text().splitlines()
+    with (project / "pool.jsonl").open("a") as pool:
+        pool.write(rows[0] + "\n")
+    drop = ["--data.overlap", "drop"]
+    assert main(["run", str(project / "igds.yaml"), *drop]) == 0
+    said = capsys.readouterr().err
+    assert "note: pool: 1 rows share text with another set and are not used" in said
+    statuses = load_index(project / "runs/tiny/index", ["status"])["status"].to_pylist()
+    assert statuses == ["ok"] * 60 + ["overlap"]
+    chosen, expected = (
+        pq.read_table(folder / "runs/tiny/select/selection.parquet")
+        for folder in (project, finished)
+    )
+    assert chosen.slice(0, 60).equals(expected)
+    page = (project / "runs/tiny/report/index.html").read_text()
+    assert "Rows of the pool that share text with another set were left out" in page
+    assert "OVERLAP ALLOWED" not in page
+    with (project / "control.jsonl").open("a") as control:
+        control.write(rows[1] + "\n")
+    with pytest.raises(
+        RequestError, match=r"prior and control: 1 equal rows[\s\S]*of no other set"
+    ):
+        run(project, *drop, "--name", "other")
 
 
 @pytest.mark.usefixtures("memory")

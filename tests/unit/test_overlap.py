@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from test_index import build, load_index
 from test_index_chat import build as build_chat
 
 from igds.config.inputs import Source
+from igds.data.index import IndexSummary, drop_rows
 from igds.data.overlap import Overlap, check_overlap, row_words, word_runs
 from igds.data.templates import parse_template
 from igds.data.words import words_of
+from igds.errors import RequestError
 
 WORDS = [f"word{number}" for number in range(40)]
 
@@ -63,8 +68,54 @@ def test_planted_overlaps(tmp_path: Path) -> None:
                 [prior_ids[1], pool_ids[2]],
                 [prior_ids[2], pool_ids[3]],
             ],
+            row_ids=[pool_ids[0], *pool_ids[2:5]],
         )
     ]
+
+
+def test_a_set_that_is_taken_last_names_all_of_its_rows(tmp_path: Path) -> None:
+    prior, _ = make(tmp_path, "prior", [{"q": "same"}, *filler(5, "prior")])
+    pool, ids = make(tmp_path, "pool", [{"q": "same"}, {"q": "Same!"}, {"q": "own"}])
+    folders = {"pool": pool, "prior": prior}
+    assert [(o.a, o.b, o.row_ids) for o in check_overlap(folders, last="pool")] == [
+        ("prior", "pool", ids[:2])
+    ]
+    assert [(o.a, o.b) for o in check_overlap(folders)] == [("pool", "prior")]
+
+
+def test_dropped_rows_change_their_status_and_nothing_else(tmp_path: Path) -> None:
+    pool, ids = make(tmp_path, "pool", [*filler(20_000, "pool"), {"a": 1}])
+    before = load_index(pool)
+    summary = IndexSummary(
+        rows=20_001,
+        status={"missing_field": 1, "ok": 20_000},
+        tokens=pc.sum(before["n_prompt_tokens"]).as_py(),
+        duplicates=0,
+        source_rows=(20_001,),
+    )
+    dropped = {ids[0], ids[9_000], ids[19_999]}
+    after = drop_rows(pool, dropped, summary)
+    table = load_index(pool)
+    kept = [row_id not in dropped for row_id in ids]
+    assert table["status"].to_pylist() == [
+        status if keep else "overlap"
+        for status, keep in zip(before["status"].to_pylist(), kept, strict=True)
+    ]
+    assert table.drop_columns("status").equals(before.drop_columns("status"))
+    assert table.schema.metadata == before.schema.metadata
+    groups = [pq.ParquetFile(file).num_row_groups for file in sorted(pool.iterdir())]
+    assert groups == [3]
+    tokens = pc.sum(before.filter(kept)["n_prompt_tokens"]).as_py()
+    assert after == replace(
+        summary, status={"missing_field": 1, "ok": 19_997, "overlap": 3}, tokens=tokens
+    )
+
+
+def test_a_pool_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
+    pool, ids = make(tmp_path, "pool", filler(3, "pool"))
+    summary = IndexSummary(rows=3, status={"ok": 3}, tokens=9, duplicates=0, source_rows=(3,))
+    with pytest.raises(RequestError, match=r"no row of the pool can be used: .*3 overlap"):
+        drop_rows(pool, ids, summary)
 
 
 def test_a_row_in_words_says_where_it_stands_and_how_it_begins(tmp_path: Path) -> None:
@@ -132,6 +183,7 @@ def test_chat_rows_are_compared_by_their_turns(tmp_path: Path) -> None:
             rows=1,
             ngrams=1,
             examples=[[prior_ids[0], pool_ids[0]], [prior_ids[1], pool_ids[1]]],
+            row_ids=pool_ids[:2],
         )
     ]
 

@@ -220,9 +220,10 @@ class Data:
     pool_kind: Literal["single", "mixed"] = "single"
     """mixed: the pool holds rows of other tasks, so a feature must be specific to be used; the
     paper mode, which uses whatever has the highest delta, is not changed by it."""
-    overlap: Literal["refuse", "allow"] = "refuse"
+    overlap: Literal["refuse", "drop", "allow"] = "refuse"
     """What to do when two of the sets share rows or 13-word runs (a Chinese or Japanese sign is a
-    word)."""
+    word). drop: rows of the pool that share with another set get the status `overlap` and are not
+    used; other sets that share are refused all the same."""
 
     def __post_init__(self) -> None:
         """Refuse to identify features without task prompts, and quotas where nothing is chosen."""

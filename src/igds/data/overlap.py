@@ -38,7 +38,7 @@ class Overlap:
     a: str
     """Name of the smaller set."""
     b: str
-    """Name of the larger set."""
+    """Name of the larger set, or of that which `check_overlap` was told to take last."""
     rows: int
     """Rows of `b` whose mapped fields equal those of a row of `a`."""
     ngrams: int
@@ -46,6 +46,8 @@ class Overlap:
     words, all of them."""
     examples: list[list[str]]
     """Row ids of the first such pairs, [in a, in b]."""
+    row_ids: list[str]
+    """Ids of all such rows of `b`."""
 
 
 @dataclass(slots=True)
@@ -55,6 +57,7 @@ class _Tally:
     rows: int = 0
     ngrams: int = 0
     examples: list[list[str]] = field(default_factory=list)
+    row_ids: list[str] = field(default_factory=list)
 
 
 class _Wording:
@@ -80,7 +83,7 @@ Known = dict[str, dict[str, str]]
 """Content hash or run of words -> set -> id of the set's first row that has it."""
 
 
-def check_overlap(folders: Mapping[str, Path]) -> list[Overlap]:
+def check_overlap(folders: Mapping[str, Path], last: str | None = None) -> list[Overlap]:
     """Return what each pair of sets shares; pairs that share nothing are left out.
 
     Only rows with status ok count, and no run of words that is wording of the smaller set. The
@@ -88,8 +91,9 @@ def check_overlap(folders: Mapping[str, Path]) -> list[Overlap]:
 
     Args:
         folders: name of a set -> its index folder.
+        last: the set that is streamed, and counts as the larger one, whatever its size.
     """
-    order = sorted(folders, key=lambda name: (_n_rows(folders[name]), name))
+    order = sorted(folders, key=lambda name: (name == last, _n_rows(folders[name]), name))
     tallies = {pair: _Tally() for pair in combinations(order, 2)}
     known: Known = {}
     for name in order:
@@ -100,6 +104,7 @@ def check_overlap(folders: Mapping[str, Path]) -> list[Overlap]:
                 tally = tallies[other, name]
                 tally.rows += whole
                 tally.ngrams += not whole
+                tally.row_ids.append(row_id)
                 if len(tally.examples) < _EXAMPLES:
                     tally.examples.append([theirs, row_id])
             if name != order[-1]:
@@ -109,7 +114,14 @@ def check_overlap(folders: Mapping[str, Path]) -> list[Overlap]:
         for key in own.keys() - wording.runs():
             known.setdefault(key, {}).update(own[key])
     return [
-        Overlap(a=a, b=b, rows=tally.rows, ngrams=tally.ngrams, examples=tally.examples)
+        Overlap(
+            a=a,
+            b=b,
+            rows=tally.rows,
+            ngrams=tally.ngrams,
+            examples=tally.examples,
+            row_ids=tally.row_ids,
+        )
         for (a, b), tally in tallies.items()
         if tally.examples
     ]

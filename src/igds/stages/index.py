@@ -14,7 +14,7 @@ from igds.config.identity import to_plain
 from igds.config.inputs import Source
 from igds.data.chat import ChatTemplate, chat_template
 from igds.data.identity import rendering_hash, source_identity
-from igds.data.index import IndexSummary, build_index, check_first_rows, iter_index
+from igds.data.index import IndexSummary, build_index, check_first_rows, drop_rows, iter_index
 from igds.data.overlap import Overlap, check_overlap, row_words
 from igds.data.remote import is_url
 from igds.data.rendering import Rendering
@@ -101,9 +101,7 @@ def run(context: Context) -> None:
             "sources and of the task's length"
         )
     folders = {name: stage.path / sets[name].folder for name in CHECKED if name in sets}
-    overlaps = check_overlap(folders)
-    if overlaps and context.config.data.overlap == "refuse":
-        raise RequestError(_refusal(overlaps, folders))
+    overlaps = _overlaps(context, folders, summaries)
     if to_plain(_contents(context, sets)) != identity["data"]:
         raise WorkError("a source changed while it was read: run the same command again")
     summary = _summary(context, stage, summaries, overlaps, tokenizer, chat)
@@ -219,7 +217,10 @@ def _summary(
         "template": chat.prompt([{"role": "user", "content": text}]) if chat else text,
         "rendering_hash": rendering_hash(context.template, tokenizer, chat),
         "read_tokens": _read_tokens(stage.path, tokenizer),
-        "overlaps": [asdict(overlap) for overlap in overlaps],
+        "overlaps": [
+            {key: value for key, value in asdict(overlap).items() if key != "row_ids"}
+            for overlap in overlaps
+        ],
     }
 
 
@@ -235,6 +236,29 @@ def _read_tokens(index: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, i
     return {str(tokenizer.decode([token])): rows for token, rows in counts.most_common()}
 
 
+def _overlaps(
+    context: Context, folders: Mapping[str, Path], summaries: dict[str, IndexSummary]
+) -> list[Overlap]:
+    """Return what sets share; with `data.overlap: drop` the pool's rows and counts change.
+
+    Raises:
+        RequestError: sets share what they must not.
+    """
+    rule = context.config.data.overlap
+    overlaps = check_overlap(folders, last="pool" if rule == "drop" else None)
+    if rule == "allow":
+        return overlaps
+    if refused := [entry for entry in overlaps if rule == "refuse" or entry.b != "pool"]:
+        raise RequestError(_refusal(refused, folders))
+    if shared := {row_id for entry in overlaps for row_id in entry.row_ids}:
+        summaries["pool"] = drop_rows(folders["pool"], shared, summaries["pool"])
+        context.progress.note(
+            f"note: pool: {len(shared)} rows share text with another set and are not used "
+            "(data.overlap: drop)"
+        )
+    return overlaps
+
+
 def _refusal(overlaps: list[Overlap], folders: Mapping[str, Path]) -> str:
     """Return what the sets share, with the first two rows of each pair, and what to do about it."""
     lines = ["the sets of rows overlap, so that what is found in one cannot be tested in another:"]
@@ -245,5 +269,8 @@ def _refusal(overlaps: list[Overlap], folders: Mapping[str, Path]) -> str:
         )
         for name, row_id in zip((overlap.a, overlap.b), overlap.examples[0], strict=True):
             lines.append(f"    {name}: {row_words(folders[name], row_id)}")
-    lines.append("Take the rows out of one set, or set data.overlap: allow (the page will say so).")
+    lines.append(
+        "Take the rows out of one set, or set data.overlap: drop (leaves out such rows of the "
+        "pool, and of no other set) or allow (the page will say so)."
+    )
     return "\n".join(lines)
