@@ -17,6 +17,7 @@ from tests.tiny_project import build_project, run, sums
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import igds
+from igds.cli.main import main
 from igds.data.index import load_index
 from igds.errors import RequestError
 from igds.features import FeatureId
@@ -134,6 +135,26 @@ def test_deltas_are_over_the_response_s_tokens_and_its_answer(project: Path) -> 
         assert len(deltas) == len(response)  # the tiny tokenizer has a token a byte
         answer = len(response.partition("#### ")[2])
         assert sample["delta_answer"] == pytest.approx(np.mean(deltas[-answer:]), abs=1e-6)
+
+
+def test_the_file_of_init_runs_once_its_paths_are_set(project: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "project"
+    shutil.copytree(project, copy, ignore=shutil.ignore_patterns("runs", "igds.yaml"))
+    (copy / "data").symlink_to(copy)
+    assert main(["init", "chat", "--output", str(copy / "igds.yaml")]) == 0
+    made = run(
+        copy,
+        *("--model.id", "model", "--model.dtype", "float32"),
+        *("--saes", "[{path: saes/L1}, {path: saes/L2}]"),
+        *("--data.pool.0.messages", "conversations", "--data.control.0.path", "control.jsonl"),
+        *("--data.control.0.columns", "{text: question}", "--prompts.system", ""),
+        *SMALL,
+    )
+    assert made.selection["selected"].to_pylist().count(True) == 12  # 0.2 of 60
+    asked = result_of(project).folder.path / "index"
+    for name in ("", "prior", "validation", "control"):
+        found = load_index(made.folder.path / "index" / name, ["prompt", "response"])
+        assert found.equals(load_index(asked / name, ["prompt", "response"]))
 
 
 def test_another_system_prompt_is_another_index(project: Path) -> None:

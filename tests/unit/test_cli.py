@@ -176,7 +176,7 @@ def test_developers_can_ask_for_the_traceback() -> None:
         main(["run", "absent.yaml", "--traceback"])
 
 
-@pytest.mark.parametrize("task", ["math", "summarization", "translation"])
+@pytest.mark.parametrize("task", ["math", "summarization", "translation", "chat"])
 def test_init_writes_a_config_that_loads(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

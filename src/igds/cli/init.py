@@ -21,6 +21,8 @@ _COLUMNS = {
 }
 """Task -> field of its prompt and field of its gold response."""
 
+_CHAT = schema.Task(name="chat", response=" {response}", metric="rougeL")
+"""The metric judges generated outputs; prompts and gold responses are the conversations' own."""
 
 _HEAD = """# Relative paths, of the model and the results too, start from the folder of this file.
 """
@@ -32,8 +34,8 @@ class Init:
 
     overridable: ClassVar[bool] = False
 
-    task: Positional[Literal["math", "summarization", "translation"]]
-    """What the rows are for."""
+    task: Positional[Literal["math", "summarization", "translation", "chat"]]
+    """What the rows are for; chat: rows of conversations, whatever they are about."""
     output: Path = Path("igds.yaml")
     """File to write."""
     paper: bool = False
@@ -59,6 +61,7 @@ class Init:
 def example(task: str, *, paper: bool = False) -> schema.Config:
     """Return the configuration that `igds init` writes: every stage, default or published."""
     ratio = Decimal("0.5" if paper else "0.2")
+    chat = task == "chat"
     return schema.Config(
         name=task,
         model=schema.Model(id="path/to/model"),
@@ -68,7 +71,8 @@ def example(task: str, *, paper: bool = False) -> schema.Config:
             validation=(_source("validation", task),),
             pool=(_source("pool", task),),
         ),
-        task=schema.Task(name=task),
+        task=_CHAT if chat else schema.Task(name=task),
+        prompts=inputs.Prompts(chat_template=chat),
         recall=schema.Recall(),
         intervene=schema.Intervene(mode="paper" if paper else "rigorous", allow_unconfirmed=True),
         score=scoring.Score(
@@ -81,6 +85,8 @@ def example(task: str, *, paper: bool = False) -> schema.Config:
 
 
 def _source(name: str, task: str) -> inputs.Source:
+    if task == "chat":
+        return inputs.Source(path=f"data/{name}.jsonl", messages="messages")
     prompt, response = _COLUMNS[task]
     fields = (prompt,) if name == "prior" else (prompt, response)
     return inputs.Source(path=f"data/{name}.jsonl", columns={field: field for field in fields})
