@@ -168,6 +168,14 @@ def test_what_is_taken_from_another_part_brings_its_cost(
     for part in parts:
         found = selection_seconds(part.path, ["igds-frequency"])
         assert found == {"identify": 30.0, "score": 7.0}
+    whole = RunFolder(tmp_path / "runs" / "name")
+    shutil.copytree(parts[0].path / "recall", whole.path / "recall")
+    shutil.rmtree(parts[0].path / "recall")
+    whole.update_manifest({"stages": {"recall": {**cost, "seconds": 50.0}}})
+    make(0, "recall", 1)
+    assert taken(0) == {"recall": "name/recall"}
+    assert selection_seconds(parts[0].path, ["cosine-best"]) == {"identify": 50.0}
+    parts[0].update_manifest({"stages": {"recall": cost}})
     make(1, "recall", 2)
     assert set(taken(1)) == {"score/igds-frequency"}
     assert parts[1].manifest()["stages"]["recall"]["seconds"] < 30

@@ -249,10 +249,15 @@ class Context:
                 return
 
     def _elsewhere(self, name: str) -> list[Path]:
-        """Return where other parts of the work that this run is a part of would have a stage."""
-        if self.outer is None or self.run.path.parent == self.outer:
+        """Return where the run that this one is a part of, or its other parts, would have a stage.
+
+        An experiment has the folder of the plain run of its name.
+        """
+        whole = self.run.path.parent
+        if self.outer is None or whole == self.outer:
             return []
-        return sorted(other / name for other in self.run.path.parent.iterdir() if other.is_dir())
+        parts = sorted(other / name for other in whole.iterdir() if other.is_dir())
+        return [whole / name, *parts]
 
     def plan(self) -> dict[str, Any]:
         """Return what fixes the bytes of a result beside its identity."""
