@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,7 +48,8 @@ def test_rows_of_the_pool_that_overlap_are_dropped(finished, project, capsys):
     drop = ["--data.overlap", "drop"]
     assert main(["run", str(project / "igds.yaml"), *drop]) == 0
     said = capsys.readouterr().err
-    assert "note: pool: 1 rows share text with another set and are not used" in said
+    assert "note: pool: 1 of 61 rows share text with another set and are not used" in said
+    assert "  prior and pool: 1 equal rows" in said
     statuses = load_index(project / "runs/tiny/index", ["status"])["status"].to_pylist()
     assert statuses == ["ok"] * 60 + ["overlap"]
     chosen, expected = (
@@ -60,10 +62,16 @@ def test_rows_of_the_pool_that_overlap_are_dropped(finished, project, capsys):
     assert "OVERLAP ALLOWED" not in page
     with (project / "control.jsonl").open("a") as control:
         control.write(rows[1] + "\n")
-    with pytest.raises(
-        RequestError, match=r"prior and control: 1 equal rows[\s\S]*of no other set"
-    ):
+    with pytest.raises(RequestError, match="prior and control: 1 equal rows") as refused:
         run(project, *drop, "--name", "other")
+    assert "pool" not in str(refused.value)
+    assert "drop" not in str(refused.value)
+
+
+def test_a_pool_of_which_nothing_is_left_is_refused(project):
+    shutil.copy(project / "prior.jsonl", project / "pool.jsonl")
+    with pytest.raises(RequestError, match="no row of the pool:\n  pool and prior: 20 equal"):
+        run(project, "--data.overlap", "drop")
 
 
 @pytest.mark.usefixtures("memory")

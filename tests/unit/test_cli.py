@@ -186,9 +186,10 @@ def test_init_writes_a_config_that_loads(
     assert load_config("igds.yaml").config == example(task)
 
 
-def test_init_with_the_published_settings(tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["math", "chat"])
+def test_init_with_the_published_settings(task: str, tmp_path: Path) -> None:
     path = tmp_path / "igds.yaml"
-    assert main(["init", "math", "--paper", "--output", str(path)]) == 0
+    assert main(["init", task, "--paper", "--output", str(path)]) == 0
     config = load_config(path).config
     assert config.recall.min_frequency == 0.8
     assert (config.intervene.mode, config.intervene.coefficient) == ("paper", 1.0)

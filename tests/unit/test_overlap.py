@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -12,11 +13,11 @@ from test_index import build, load_index
 from test_index_chat import build as build_chat
 
 from igds.config.inputs import Source
-from igds.data.index import IndexSummary, drop_rows
-from igds.data.overlap import Overlap, check_overlap, row_words, word_runs
+from igds.data.index_files import mark_rows
+from igds.data.overlap import Overlap, check_overlap, row_words, rows_with, word_runs
 from igds.data.templates import parse_template
 from igds.data.words import words_of
-from igds.errors import RequestError
+from igds.rows import Status
 
 WORDS = [f"word{number}" for number in range(40)]
 
@@ -57,6 +58,7 @@ def test_planted_overlaps(tmp_path: Path) -> None:
         ],
     )
     control, _ = make(tmp_path, "control", filler(4, "control"))
+    digest = load_index(prior, ["content_hash"])["content_hash"][2].as_py()
     assert check_overlap({"pool": pool, "prior": prior, "control": control}) == [
         Overlap(
             a="prior",
@@ -68,54 +70,61 @@ def test_planted_overlaps(tmp_path: Path) -> None:
                 [prior_ids[1], pool_ids[2]],
                 [prior_ids[2], pool_ids[3]],
             ],
-            row_ids=[pool_ids[0], *pool_ids[2:5]],
+            keys=frozenset([shared, "short question", "same", digest]),
         )
     ]
 
 
-def test_a_set_that_is_taken_last_names_all_of_its_rows(tmp_path: Path) -> None:
-    prior, _ = make(tmp_path, "prior", [{"q": "same"}, *filler(5, "prior")])
-    pool, ids = make(tmp_path, "pool", [{"q": "same"}, {"q": "Same!"}, {"q": "own"}])
-    folders = {"pool": pool, "prior": prior}
-    assert [(o.a, o.b, o.row_ids) for o in check_overlap(folders, last="pool")] == [
-        ("prior", "pool", ids[:2])
-    ]
-    assert [(o.a, o.b) for o in check_overlap(folders)] == [("pool", "prior")]
-
-
-def test_dropped_rows_change_their_status_and_nothing_else(tmp_path: Path) -> None:
-    pool, ids = make(tmp_path, "pool", [*filler(20_000, "pool"), {"a": 1}])
-    before = load_index(pool)
-    summary = IndexSummary(
-        rows=20_001,
-        status={"missing_field": 1, "ok": 20_000},
-        tokens=pc.sum(before["n_prompt_tokens"]).as_py(),
-        duplicates=0,
-        source_rows=(20_001,),
+@pytest.mark.parametrize("fillers", [0, 9], ids=["larger", "smaller"])
+def test_rows_that_share_are_found_in_the_larger_and_the_smaller_set(
+    tmp_path: Path, fillers: int
+) -> None:
+    instruction = " ".join(WORDS[20:33])  # of every prompt of the smaller set
+    prior, _ = make(
+        tmp_path, "prior", [{"q": "same"}, {"q": "same too"}, *filler(fillers, "prior")]
     )
-    dropped = {ids[0], ids[9_000], ids[19_999]}
-    after = drop_rows(pool, dropped, summary)
+    pool, ids = make(
+        tmp_path,
+        "pool",
+        [
+            {"q": "same"},
+            {"q": "Same!"},
+            {"q": "same", "a": 1},
+            *({"q": f"{instruction} {number}"} for number in range(4)),
+        ],
+    )
+    (found,) = check_overlap({"pool": pool, "prior": prior})
+    assert (found.a == "pool") == bool(fillers)
+    assert rows_with(pool, found.keys) == set(ids[:3])
+
+
+def test_marked_rows_change_their_status_and_nothing_else(tmp_path: Path) -> None:
+    pool, ids = make(tmp_path, "pool", [*filler(10, "pool"), {"a": 1}])
+    before = load_index(pool)
+    pq.write_table(before, pool / "rows-00000.parquet", row_group_size=4)
+    marked = {ids[0], ids[5], ids[9]}
+    kept = [row_id not in marked for row_id in ids]
+    tokens = mark_rows(pool, marked, Status.OVERLAP)
+    assert tokens == sum(before.filter(pc.invert(pa.array(kept)))["n_prompt_tokens"].to_pylist())
     table = load_index(pool)
-    kept = [row_id not in dropped for row_id in ids]
     assert table["status"].to_pylist() == [
         status if keep else "overlap"
         for status, keep in zip(before["status"].to_pylist(), kept, strict=True)
     ]
     assert table.drop_columns("status").equals(before.drop_columns("status"))
-    assert table.schema.metadata == before.schema.metadata
-    groups = [pq.ParquetFile(file).num_row_groups for file in sorted(pool.iterdir())]
-    assert groups == [3]
-    tokens = pc.sum(before.filter(kept)["n_prompt_tokens"]).as_py()
-    assert after == replace(
-        summary, status={"missing_field": 1, "ok": 19_997, "overlap": 3}, tokens=tokens
-    )
+    assert table.schema.equals(before.schema, check_metadata=True)
+    assert pq.read_metadata(pool / "rows-00000.parquet").num_row_groups == 3
 
 
-def test_a_pool_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
+def test_files_without_a_marked_row_stay_as_they_are(tmp_path: Path) -> None:
     pool, ids = make(tmp_path, "pool", filler(3, "pool"))
-    summary = IndexSummary(rows=3, status={"ok": 3}, tokens=9, duplicates=0, source_rows=(3,))
-    with pytest.raises(RequestError, match=r"no row of the pool can be used: .*3 overlap"):
-        drop_rows(pool, ids, summary)
+    shutil.copy(pool / "rows-00000.parquet", pool / "rows-00001.parquet")
+    one, other = (pool / f"rows-0000{place}.parquet" for place in (0, 1))
+    pq.write_table(pq.read_table(other).slice(1), other)
+    written = other.stat().st_mtime_ns
+    mark_rows(pool, {ids[0]}, Status.OVERLAP)
+    assert pq.read_table(one)["status"].to_pylist() == ["overlap", "ok", "ok"]
+    assert other.stat().st_mtime_ns == written
 
 
 def test_a_row_in_words_says_where_it_stands_and_how_it_begins(tmp_path: Path) -> None:
@@ -176,6 +185,7 @@ def test_chat_rows_are_compared_by_their_turns(tmp_path: Path) -> None:
     pool, pool_ids = make_chat(
         tmp_path, "pool", [row("e", f"{shared}, f"), row("c", "d"), row("g", "h"), row("i", "j")]
     )
+    digest = load_index(prior, ["content_hash"])["content_hash"][1].as_py()
     assert check_overlap({"prior": prior, "pool": pool}) == [
         Overlap(
             a="prior",
@@ -183,7 +193,7 @@ def test_chat_rows_are_compared_by_their_turns(tmp_path: Path) -> None:
             rows=1,
             ngrams=1,
             examples=[[prior_ids[0], pool_ids[0]], [prior_ids[1], pool_ids[1]]],
-            row_ids=pool_ids[:2],
+            keys=frozenset([shared, "c so d", digest]),
         )
     ]
 

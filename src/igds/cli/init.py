@@ -55,6 +55,8 @@ class Init:
         except FileExistsError as error:
             raise RequestError(f"{self.output} is there already: name another --output") from error
         print(f"{self.output} written: set model.id, saes and the data paths, then")
+        if self.task == "chat":
+            print("(data.*.messages is the column of the conversations; docs/pools.md)")
         print(f"igds run {self.output}")
 
 

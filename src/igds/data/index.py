@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -33,7 +33,6 @@ from igds.data.tokens import (
 )
 from igds.errors import RequestError, did_you_mean
 from igds.rows import Status, canonical, content_hash
-from igds.runs.files import whole_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -199,42 +198,6 @@ def iter_index(folder: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
     for file in sorted(folder.glob("rows-*.parquet")):
         with pq.ParquetFile(file) as parquet:
             yield from parquet.iter_batches(batch_size=8192, columns=list(columns))
-
-
-def drop_rows(folder: Path, row_ids: Collection[str], summary: IndexSummary) -> IndexSummary:
-    """Give rows of an index that have the status ok the status overlap; return the new counts.
-
-    Args:
-        folder: the set's index.
-        row_ids: the rows; their ids are held in memory.
-        summary: the counts so far.
-
-    Raises:
-        RequestError: no row has status ok any more.
-    """
-    named = pa.array(sorted(row_ids), pa.string())
-    dropped = tokens = 0
-    for file in sorted(folder.glob("rows-*.parquet")):
-        with (
-            pq.ParquetFile(file) as parquet,
-            whole_file(file) as new,
-            pq.ParquetWriter(new, parquet.schema_arrow, compression="zstd") as writer,
-        ):
-            for place in range(parquet.num_row_groups):
-                group = parquet.read_row_group(place)
-                hit = pc.is_in(group["row_id"], named)
-                status = pc.if_else(hit, Status.OVERLAP.value, group["status"])
-                column = group.schema.get_field_index("status")
-                writer.write_table(group.set_column(column, group.field(column), status))
-                dropped += pc.sum(hit).as_py()
-                tokens += pc.sum(group["n_prompt_tokens"].filter(hit)).as_py() or 0
-    counts = Counter(summary.status)
-    counts[Status.OK] -= dropped
-    counts[Status.OVERLAP] += dropped
-    if not counts[Status.OK]:
-        raise RequestError(f"no row of the pool can be used: {_named(counts)}")
-    status = {str(status): count for status, count in sorted(counts.items())}
-    return replace(summary, status=status, tokens=summary.tokens - tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from igds.runs.files import room_checked
+from igds.rows import Status
+from igds.runs.files import room_checked, whole_file
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -39,6 +41,35 @@ PROMPT_FIELDS = "prompt_fields"
 FILE_ROWS = 100_000
 GROUP_ROWS = 8192
 _GROUP_BYTES = 32 << 20
+
+
+def mark_rows(folder: Path, row_ids: Collection[str], status: Status) -> int:
+    """Give rows of an index another status; return how many prompt tokens they have.
+
+    Files without such a row stay as they are.
+
+    Args:
+        folder: the set's index.
+        row_ids: the rows, of any status.
+        status: the new one.
+    """
+    named, tokens = pa.array(sorted(row_ids), pa.string()), 0
+    for file in sorted(folder.glob("rows-*.parquet")):
+        with pq.ParquetFile(file) as parquet:
+            if not pc.any(pc.is_in(parquet.read(["row_id"])["row_id"], named)).as_py():
+                continue
+            with (
+                whole_file(file) as new,
+                pq.ParquetWriter(new, parquet.schema_arrow, compression="zstd") as writer,
+            ):
+                for place in range(parquet.num_row_groups):
+                    group = parquet.read_row_group(place)
+                    hit = pc.is_in(group["row_id"], named)
+                    changed = pc.if_else(hit, status.value, group["status"])
+                    column = group.schema.get_field_index("status")
+                    writer.write_table(group.set_column(column, group.field(column), changed))
+                    tokens += pc.sum(group["n_prompt_tokens"].filter(hit)).as_py() or 0
+    return tokens
 
 
 class IndexWriter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -38,7 +38,7 @@ class Overlap:
     a: str
     """Name of the smaller set."""
     b: str
-    """Name of the larger set, or of that which `check_overlap` was told to take last."""
+    """Name of the larger set."""
     rows: int
     """Rows of `b` whose mapped fields equal those of a row of `a`."""
     ngrams: int
@@ -46,8 +46,8 @@ class Overlap:
     words, all of them."""
     examples: list[list[str]]
     """Row ids of the first such pairs, [in a, in b]."""
-    row_ids: list[str]
-    """Ids of all such rows of `b`."""
+    keys: frozenset[str]
+    """What they share: content hashes of rows, and runs of words."""
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class _Tally:
     rows: int = 0
     ngrams: int = 0
     examples: list[list[str]] = field(default_factory=list)
-    row_ids: list[str] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
 
 
 class _Wording:
@@ -83,7 +83,7 @@ Known = dict[str, dict[str, str]]
 """Content hash or run of words -> set -> id of the set's first row that has it."""
 
 
-def check_overlap(folders: Mapping[str, Path], last: str | None = None) -> list[Overlap]:
+def check_overlap(folders: Mapping[str, Path]) -> list[Overlap]:
     """Return what each pair of sets shares; pairs that share nothing are left out.
 
     Only rows with status ok count, and no run of words that is wording of the smaller set. The
@@ -91,20 +91,19 @@ def check_overlap(folders: Mapping[str, Path], last: str | None = None) -> list[
 
     Args:
         folders: name of a set -> its index folder.
-        last: the set that is streamed, and counts as the larger one, whatever its size.
     """
-    order = sorted(folders, key=lambda name: (name == last, _n_rows(folders[name]), name))
+    order = sorted(folders, key=lambda name: (_n_rows(folders[name]), name))
     tallies = {pair: _Tally() for pair in combinations(order, 2)}
     known: Known = {}
     for name in order:
         own: Known = {}
         wording = _Wording()
         for row_id, digest, grams in _rows(folders[name]):
-            for other, (theirs, whole) in _shared(known, digest, grams).items():
-                tally = tallies[other, name]
+            for other, (theirs, keys) in _shared(known, digest, grams).items():
+                tally, whole = tallies[other, name], digest in keys
                 tally.rows += whole
                 tally.ngrams += not whole
-                tally.row_ids.append(row_id)
+                tally.keys |= keys
                 if len(tally.examples) < _EXAMPLES:
                     tally.examples.append([theirs, row_id])
             if name != order[-1]:
@@ -120,11 +119,25 @@ def check_overlap(folders: Mapping[str, Path], last: str | None = None) -> list[
             rows=tally.rows,
             ngrams=tally.ngrams,
             examples=tally.examples,
-            row_ids=tally.row_ids,
+            keys=frozenset(tally.keys),
         )
         for (a, b), tally in tallies.items()
         if tally.examples
     ]
+
+
+def rows_with(folder: Path, keys: Collection[str]) -> set[str]:
+    """Return the ids of a set's rows with status ok that have any of these keys.
+
+    Args:
+        folder: the set's index folder.
+        keys: as in `Overlap.keys`.
+    """
+    return {
+        row_id
+        for row_id, digest, grams in _rows(folder)
+        if digest in keys or any(gram in keys for gram in grams)
+    }
 
 
 def row_words(folder: Path, row_id: str) -> str:
@@ -150,13 +163,12 @@ def word_runs(text: str) -> list[str]:
     return [" ".join(words[i : i + N_WORDS]) for i in range(len(words) - N_WORDS + 1)]
 
 
-def _shared(known: Known, digest: str, grams: list[str]) -> dict[str, tuple[str, bool]]:
-    """Return set -> (id of its row that shares something, whether it is the whole row)."""
-    shared = {name: (row_id, True) for name, row_id in known.get(digest, {}).items()}
-    for gram in grams:
-        if gram in known:
-            for name, row_id in known[gram].items():
-                shared.setdefault(name, (row_id, False))
+def _shared(known: Known, digest: str, grams: list[str]) -> dict[str, tuple[str, set[str]]]:
+    """Return set -> (id of its first row that shares something, what is shared with the set)."""
+    shared: dict[str, tuple[str, set[str]]] = {}
+    for key in (digest, *grams):
+        for name, row_id in known.get(key, {}).items():
+            shared.setdefault(name, (row_id, set()))[1].add(key)
     return shared
 
 

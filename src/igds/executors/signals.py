@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack, contextmanager
 
 
 @contextmanager
 def held_signals() -> Generator[None, None, None]:
     """Hold back SIGINT and SIGTERM until the block is done; then they do what they would have done.
 
-    Python hands signals to the main thread alone, so a block in another thread is left as it is.
+    Python hands signals to the main thread alone, so a block in another thread is left as it is,
+    and so are signals that are ignored, or handled by other code than Python's.
     """
     came: list[int] = []
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            handlers[number] = signal.signal(number, lambda number, _frame: came.append(number))
-    try:
+    with ExitStack() as restored:
+        restored.callback(_raise, came)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                handler = signal.getsignal(number)
+                if handler not in (None, signal.SIG_IGN):
+                    restored.callback(signal.signal, number, handler)
+                    signal.signal(number, lambda number, _frame: came.append(number))
         yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    for number in came:
+
+
+def _raise(numbers: Iterable[int]) -> None:
+    for number in numbers:
         signal.raise_signal(number)

@@ -249,9 +249,9 @@ class Context:
                 return
 
     def _elsewhere(self, name: str) -> list[Path]:
-        """Return where the run that this one is a part of, or its other parts, would have a stage.
+        """Return where other parts of the work that this run is a part of would have a stage.
 
-        An experiment has the folder of the plain run of its name.
+        An experiment has the folder of the plain run of its name, whose stages come first.
         """
         whole = self.run.path.parent
         if self.outer is None or whole == self.outer:

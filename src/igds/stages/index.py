@@ -14,8 +14,9 @@ from igds.config.identity import to_plain
 from igds.config.inputs import Source
 from igds.data.chat import ChatTemplate, chat_template
 from igds.data.identity import rendering_hash, source_identity
-from igds.data.index import IndexSummary, build_index, check_first_rows, drop_rows, iter_index
-from igds.data.overlap import Overlap, check_overlap, row_words
+from igds.data.index import IndexSummary, build_index, check_first_rows, iter_index
+from igds.data.index_files import mark_rows
+from igds.data.overlap import Overlap, check_overlap, row_words, rows_with
 from igds.data.remote import is_url
 from igds.data.rendering import Rendering
 from igds.data.templates import parse_template
@@ -218,7 +219,7 @@ def _summary(
         "rendering_hash": rendering_hash(context.template, tokenizer, chat),
         "read_tokens": _read_tokens(stage.path, tokenizer),
         "overlaps": [
-            {key: value for key, value in asdict(overlap).items() if key != "row_ids"}
+            {name: getattr(overlap, name) for name in ("a", "b", "rows", "ngrams", "examples")}
             for overlap in overlaps
         ],
     }
@@ -242,26 +243,48 @@ def _overlaps(
     """Return what sets share; with `data.overlap: drop` the pool's rows and counts change.
 
     Raises:
-        RequestError: sets share what they must not.
+        RequestError: sets share what they must not, or no row of the pool is left.
     """
-    rule = context.config.data.overlap
-    overlaps = check_overlap(folders, last="pool" if rule == "drop" else None)
-    if rule == "allow":
+    rule, overlaps = context.config.data.overlap, check_overlap(folders)
+    if rule == "allow" or not overlaps:
         return overlaps
-    if refused := [entry for entry in overlaps if rule == "refuse" or entry.b != "pool"]:
-        raise RequestError(_refusal(refused, folders))
-    if shared := {row_id for entry in overlaps for row_id in entry.row_ids}:
-        summaries["pool"] = drop_rows(folders["pool"], shared, summaries["pool"])
-        context.progress.note(
-            f"note: pool: {len(shared)} rows share text with another set and are not used "
-            "(data.overlap: drop)"
-        )
+    of_pool = [overlap for overlap in overlaps if "pool" in (overlap.a, overlap.b)]
+    if rule == "refuse" or len(of_pool) < len(overlaps):
+        refused = [overlap for overlap in overlaps if rule == "refuse" or overlap not in of_pool]
+        drop = " or drop (leaves out such rows of the pool)" if of_pool and rule == "refuse" else ""
+        lines = [
+            "the sets of rows overlap, so that what is found in one cannot be tested in another:",
+            *_in_words(refused, folders),
+            "Take the rows out of one set, or set data.overlap: allow (the page will say so)"
+            f"{drop}.",
+        ]
+        raise RequestError("\n".join(lines))
+    summaries["pool"] = _without_shared(context, folders, summaries["pool"], overlaps)
     return overlaps
 
 
-def _refusal(overlaps: list[Overlap], folders: Mapping[str, Path]) -> str:
-    """Return what the sets share, with the first two rows of each pair, and what to do about it."""
-    lines = ["the sets of rows overlap, so that what is found in one cannot be tested in another:"]
+def _without_shared(
+    context: Context,
+    folders: Mapping[str, Path],
+    summary: IndexSummary,
+    overlaps: Sequence[Overlap],
+) -> IndexSummary:
+    """Give the pool's rows that other sets share the status overlap, and return the new counts."""
+    shared = rows_with(folders["pool"], frozenset().union(*(one.keys for one in overlaps)))
+    words, counts = _in_words(overlaps, folders), Counter(summary.status)
+    counts.subtract({str(Status.OK): len(shared)})
+    if not counts[Status.OK]:
+        raise RequestError("\n".join(["data.overlap: drop leaves no row of the pool:", *words]))
+    counts[str(Status.OVERLAP)] = len(shared)
+    tokens = mark_rows(folders["pool"], shared, Status.OVERLAP)
+    head = f"note: pool: {len(shared)} of {summary.rows} rows share text with another set and are "
+    context.progress.note("\n".join([f"{head}not used (data.overlap: drop):", *words]))
+    return replace(summary, status=dict(sorted(counts.items())), tokens=summary.tokens - tokens)
+
+
+def _in_words(overlaps: Sequence[Overlap], folders: Mapping[str, Path]) -> list[str]:
+    """Return lines that say what sets share, with the first two rows of each pair."""
+    lines = []
     for overlap in overlaps:
         lines.append(
             f"  {overlap.a} and {overlap.b}: {overlap.rows} equal rows, {overlap.ngrams} rows with "
@@ -269,8 +292,4 @@ def _refusal(overlaps: list[Overlap], folders: Mapping[str, Path]) -> str:
         )
         for name, row_id in zip((overlap.a, overlap.b), overlap.examples[0], strict=True):
             lines.append(f"    {name}: {row_words(folders[name], row_id)}")
-    lines.append(
-        "Take the rows out of one set, or set data.overlap: drop (leaves out such rows of the "
-        "pool, and of no other set) or allow (the page will say so)."
-    )
-    return "\n".join(lines)
+    return lines
