@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import pytest
 from test_experiment import with_experiment
 
 from igds import pipeline
+from igds.cli.main import main
 from igds.config.load import load_config
 from igds.experiments.run import run_experiment
 from igds.progress import SilentProgress
@@ -19,7 +22,7 @@ ONE = """experiment:
 """
 
 
-def test_stages_of_the_run_of_its_name(project: Path) -> None:
+def test_stages_of_the_run_of_its_name(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = with_experiment(project) / "igds.yaml"
     path.write_text(path.read_text().partition("experiment:")[0] + ONE)
     pipeline.run(load_config(path), until="score", progress=SilentProgress())
@@ -34,3 +37,8 @@ def test_stages_of_the_run_of_its_name(project: Path) -> None:
         record = whole / "shared" / name / "stage.json"
         assert record.samefile(whole / name / "stage.json")
     assert (project / "runs" / "s3.jsonl").read_bytes() == readings
+    shutil.rmtree(whole / "cells")  # as before the first cell
+    assert main(["status", str(whole)]) == 0
+    parts, run = capsys.readouterr().out.split("the run of the same name:")
+    assert "in common" in parts and "shared" in parts and "finetune" not in parts
+    assert "recall" in run

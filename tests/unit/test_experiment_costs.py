@@ -135,6 +135,9 @@ def test_what_is_taken_from_another_part_brings_its_cost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Context, "plan", lambda _: {"device": "cpu"})
+    notes: list[str] = []
+    progress = SilentProgress()
+    monkeypatch.setattr(progress, "note", notes.append)
     settings = config(recall=Recall(), score=Score())
     parts = [RunFolder(tmp_path / "runs" / "name" / part) for part in ("shared", "shared-b")]
 
@@ -142,7 +145,7 @@ def test_what_is_taken_from_another_part_brings_its_cost(
         """Have a stage of a part, under the record of its cost."""
         context = Context(
             config=settings, base=tmp_path, run=parts[part], outer=tmp_path / "runs",
-            executor=make_executor(settings.runtime), progress=SilentProgress(), overwrite=True,
+            executor=make_executor(settings.runtime), progress=progress, overwrite=True,
         )  # fmt: skip
         with recorded(parts[part], name.partition("/")[0]):
             stage = context.open_stage(name, {"version": version}, plan)
@@ -176,7 +179,10 @@ def test_what_is_taken_from_another_part_brings_its_cost(
     assert taken(0) == {"recall": "name/recall"}
     assert selection_seconds(parts[0].path, ["cosine-best"]) == {"identify": 50.0}
     parts[0].update_manifest({"stages": {"recall": cost}})
+    shutil.rmtree(parts[1].path / "recall")
+    assert not any("not taken" in note for note in notes)
     make(1, "recall", 2)
+    assert notes[-1] == f"recall: {whole.path / 'recall'} is not taken, as it differs in version"
     assert set(taken(1)) == {"score/igds-frequency"}
     assert parts[1].manifest()["stages"]["recall"]["seconds"] < 30
     assert parts[0].manifest()["stages"]["recall"] == cost

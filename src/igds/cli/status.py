@@ -35,11 +35,14 @@ class Status:
         """
         begun = sorted(file.parent for file in self.run.glob("cells/*/cell.json"))
         made = (self.run / "manifest.json").exists()
-        if begun:
-            _show_experiment(self.run, begun)
+        shared = sorted(file.parent for file in self.run.glob("shared*/manifest.json"))
+        if begun or shared:
+            _show_experiment(shared, begun)
         if made:
+            if begun or shared:
+                print("the run of the same name:")
             _show_run(self.run)
-        if begun or made:
+        if begun or shared or made:
             return
         runs = sorted(
             file.parent
@@ -54,14 +57,14 @@ class Status:
         print_table(("run", "last stage", "state", "outcome"), rows)
 
 
-def _show_experiment(run: Path, cells: Sequence[Path]) -> None:
-    """Print what is done of an experiment in its folder."""
-    shared = sorted(file.parent for file in run.glob("shared*/manifest.json"))
+def _show_experiment(shared: Sequence[Path], cells: Sequence[Path]) -> None:
+    """Print what is done of an experiment: what its cells have in common, and the cells."""
     parts = [(one.name, *_last_of(one)) for one in shared]
     print_table(("in common", "last stage", "state", "outcome"), parts)
     stages = ("select", "finetune", "evaluate")
     rows = [(cell.name, *(_state(cell, name) for name in stages)) for cell in cells]
-    print_table(("cell", *stages), rows)
+    if rows:
+        print_table(("cell", *stages), rows)
     print("`igds experiment CONFIG --tables` counts finished cells, those made elsewhere too")
 
 

@@ -216,7 +216,9 @@ class Data:
     pool: tuple[Source, ...] = ()
     """The rows to choose from (D_pool)."""
     test: tuple[Source, ...] = ()
-    """Held-out rows with gold responses, which only `evaluate` reads (D_test)."""
+    """Held-out rows with gold responses, which only `evaluate` reads (D_test). Name them before the
+    first run: what it made without them is not taken by an experiment with them, and rows of the
+    pool that stand in them are not found."""
     pool_kind: Literal["single", "mixed"] = "single"
     """mixed: the pool holds rows of other tasks, so a feature must be specific to be used; the
     paper mode, which uses whatever has the highest delta, is not changed by it."""

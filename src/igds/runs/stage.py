@@ -256,6 +256,19 @@ def adopt(
     return source
 
 
+def differs_in(folder: Path, identity: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
+    """Return the keys in which a committed stage differs from one to be made; [] without one.
+
+    What follows from the stages that it was made from is left out.
+    """
+    record = read_json(folder / _RECORD)
+    if record is None:
+        return []
+    wanted = {"identity": _plain(identity), "plan": _plain(plan)}
+    keys = (key.removeprefix("identity.") for key, _, _ in differences(record, wanted))
+    return [key for key in keys if key.partition(".")[0] not in ("index", "inputs")]
+
+
 def repair(folder: Path, archive: Path | None = None) -> None:
     """Finish a replacement that was cut short: the new stage takes its place, the old one leaves.
 

@@ -23,7 +23,7 @@ from igds.executors.make import worker_threads
 from igds.features import FeatureId
 from igds.progress import Progress
 from igds.runs.folder import RunFolder
-from igds.runs.stage import Stage, adopt, committed_identity, stage_state
+from igds.runs.stage import Stage, adopt, committed_identity, differs_in, stage_state
 from igds.tasks.base import Task
 from igds.tasks.registry import load_task
 
@@ -207,7 +207,10 @@ class Context:
         asked = {**self.plan(), **(plan or {})}
         taken = None
         if self.cell is None:
-            taken = adopt(self.folder(name), identity, asked, self._elsewhere(name))
+            others = self._elsewhere(name)
+            taken = adopt(self.folder(name), identity, asked, others)
+            if others and taken is None and stage_state(self.folder(name)) == "missing":
+                self._say_untaken(name, others[0], differs_in(others[0], identity, asked))
         if taken is not None:
             self.progress.note(f"{name}: of the same settings as {taken}, which is taken")
             self._record_taken(name, taken)
@@ -228,6 +231,13 @@ class Context:
             place.event("stage_started", stage=name.partition("/")[0], folder=name)
             self._record_taken(name, None)
         return stage
+
+    def _say_untaken(self, name: str, folder: Path, differing: Sequence[str]) -> None:
+        """Note why the stage of the run of an experiment's name is made again."""
+        if differing:
+            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+            words = f"it differs in {', '.join(differing[:3])}{more}"
+            self.progress.note(f"{name}: {folder} is not taken, as {words}")
 
     def _record_taken(self, name: str, source: Path | None) -> None:
         """Write down where a stage was taken from, with its cost there, or that it is made here."""

@@ -251,7 +251,11 @@ def _overlaps(
     of_pool = [overlap for overlap in overlaps if "pool" in (overlap.a, overlap.b)]
     if rule == "refuse" or len(of_pool) < len(overlaps):
         refused = [overlap for overlap in overlaps if rule == "refuse" or overlap not in of_pool]
-        drop = " or drop (leaves out such rows of the pool)" if of_pool and rule == "refuse" else ""
+        drop = (
+            " or drop (leaves out such rows of the pool alone)"
+            if of_pool and rule == "refuse"
+            else ""
+        )
         lines = [
             "the sets of rows overlap, so that what is found in one cannot be tested in another:",
             *_in_words(refused, folders),
