@@ -248,23 +248,21 @@ def _overlaps(
     rule, overlaps = context.config.data.overlap, check_overlap(folders)
     if rule == "allow" or not overlaps:
         return overlaps
-    of_pool = [overlap for overlap in overlaps if "pool" in (overlap.a, overlap.b)]
-    if rule == "refuse" or len(of_pool) < len(overlaps):
-        refused = [overlap for overlap in overlaps if rule == "refuse" or overlap not in of_pool]
-        drop = (
-            " or drop (leaves out such rows of the pool alone)"
-            if of_pool and rule == "refuse"
-            else ""
-        )
-        lines = [
-            "the sets of rows overlap, so that what is found in one cannot be tested in another:",
-            *_in_words(refused, folders),
-            "Take the rows out of one set, or set data.overlap: allow (the page will say so)"
-            f"{drop}.",
-        ]
-        raise RequestError("\n".join(lines))
-    summaries["pool"] = _without_shared(context, folders, summaries["pool"], overlaps)
-    return overlaps
+    elsewhere = [overlap for overlap in overlaps if "pool" not in (overlap.a, overlap.b)]
+    if rule == "drop" and not elsewhere:
+        summaries["pool"] = _without_shared(context, folders, summaries["pool"], overlaps)
+        return overlaps
+    refused, advice = elsewhere, ""
+    if rule == "refuse":
+        refused = overlaps
+        if len(elsewhere) < len(overlaps):
+            advice = " or drop (leaves out such rows of the pool alone)"
+    lines = [
+        "the sets of rows overlap, so that what is found in one cannot be tested in another:",
+        *_in_words(refused, folders),
+        f"Take the rows out of one set, or set data.overlap: allow (the page will say so){advice}.",
+    ]
+    raise RequestError("\n".join(lines))
 
 
 def _without_shared(
