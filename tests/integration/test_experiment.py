@@ -184,6 +184,7 @@ def test_the_plan_bills_training_by_the_cell_and_goes_on_from_its_index(
     copied_experiment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (copied_experiment / "runs" / "tiny" / "shared" / "index" / "stage.json").stat()
+    shutil.rmtree(results(copied_experiment))
     assert main(["plan", str(copied_experiment / "igds.yaml")]) == 0
     said = capsys.readouterr().out
     assert "finetune, 11 cells" in said and "evaluate, 11 cells" in said
@@ -388,8 +389,12 @@ def test_an_arm_for_which_no_feature_is_found_has_no_selection(copied_experiment
     written = path.stat().st_mtime_ns
     assert run_experiment(file, progress=SilentProgress()).unselected == found.unselected
     assert path.stat().st_mtime_ns == written
-    # A run of which other arms need no feature stops, whichever cells are missing.
+    path.unlink()  # an arm that needs no feature cannot have its activation measured, or is trained
+    config = copied_experiment / "igds.yaml"
     text = text.replace("arms: [igds@barred]", "arms: [igds@barred, length@barred]")
-    (copied_experiment / "igds.yaml").write_text(text)
+    config.write_text(text)
     with pytest.raises(NoTaskFeature, match="no task feature to score with"):
-        run_experiment(load_config(copied_experiment / "igds.yaml"), progress=SilentProgress())
+        run_experiment(load_config(config), progress=SilentProgress())
+    config.write_text(text.replace("1000", "1000 --evaluate.activations false"))
+    found = run_experiment(load_config(config), progress=SilentProgress())
+    assert found.complete and set(found.unselected) == {barred}

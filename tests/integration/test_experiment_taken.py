@@ -1,4 +1,4 @@
-"""An experiment takes what a run of its name has made."""
+"""An experiment takes what is made: by the run of its name, and by finished cells."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from test_experiment import with_experiment
 from igds import pipeline
 from igds.cli.main import main
 from igds.config.load import load_config
+from igds.experiments.results import result_file
 from igds.experiments.run import run_experiment
 from igds.progress import SilentProgress
 
@@ -42,3 +43,28 @@ def test_stages_of_the_run_of_its_name(project: Path, capsys: pytest.CaptureFixt
     parts, run = capsys.readouterr().out.split("the run of the same name:")
     assert "in common" in parts and "shared" in parts and "finetune" not in parts
     assert "recall" in run
+
+
+def test_a_grid_that_goes_on_reads_the_pool_for_missing_cells_alone(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = with_experiment(project) / "igds.yaml"
+    grid = ONE.replace("arms: [igds]", "arms: [igds, loss, length]")
+    text = path.read_text().replace("activations: true", "activations: false")
+    path.write_text(text.partition("experiment:")[0] + grid)
+    assert run_experiment(load_config(path), progress=SilentProgress()).complete
+    whole = project / "runs" / "tiny"
+    for name in ("loss_12rows_s0", "length_12rows_s0"):
+        result_file(whole / "results", name).unlink()
+    for name in ("shared", "cells"):
+        shutil.rmtree(whole / name)
+    assert main(["plan", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "finetune, 2 of 3 cells" in said and "evaluate, 2 of 3 cells" in said
+    assert "score: responses" in said and "intervene:" not in said
+    assert run_experiment(load_config(path), progress=SilentProgress()).complete
+    made = {stage.relative_to(whole / "shared").as_posix() for stage in whole.glob("shared/*/")}
+    assert {"index", "score"} <= made and not made & {"recall", "intervene"}
+    assert {scored.name for scored in (whole / "shared" / "score").iterdir()} == {"loss", "length"}
+    assert main(["plan", str(path)]) == 0
+    assert "all cells are finished" in capsys.readouterr().out

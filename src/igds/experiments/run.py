@@ -66,9 +66,15 @@ class Finished:
         return len(self.results) + len(self.unselected)
 
     @property
+    def missing(self) -> tuple[Cell, ...]:
+        """Return the cells that are not finished, in the order in which they are run."""
+        known = {*self.results, *self.unselected}
+        return tuple(cell for cell in self.plan.cells if cell not in known)
+
+    @property
     def complete(self) -> bool:
         """Return whether all cells are finished."""
-        return self.done == len(self.plan.cells)
+        return not self.missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +140,7 @@ def run_experiment(
         for place, cell in enumerate(missing, start=1):
             name = work.shared_of(cell)
             if name not in lacking:
-                lacking[name] = _run_shared(work, name)
+                lacking[name] = _run_shared(work, name, missing)
             work.progress.note(f"experiment: cell {cell.name}, {place} of {len(missing)}")
             identity = work.identity(cell, inputs[name])
             reason = lacking[name].get(cell.method)
@@ -270,39 +276,52 @@ def _drop_weights(work: _Work, cell: Cell) -> None:
         shutil.rmtree(work.folder / "cells" / cell.name / "finetune" / name, ignore_errors=True)
 
 
-def _run_shared(work: _Work, name: str) -> dict[str, str]:
-    """Run what cells have in common; return the methods that lack a feature, and why.
+def _run_shared(work: _Work, name: str, missing: Sequence[Cell]) -> dict[str, str]:
+    """Run what missing cells have in common; return the methods that lack a feature, and why.
 
     Raises:
-        NoTaskFeature: there is none, and the cells are under no variant, or some need none.
+        NoTaskFeature: there is none, and the cells are under no variant.
     """
     work.progress.note(f"experiment: {name}, what its cells have in common")
-    made = work.plan.shared[name]
+    made = work.plan.shared_for(name, missing)
     first = next(cell for cell in work.plan.cells if work.shared_of(cell) == name)
     _run_part(work, made, until="index")
     pipeline.check_rows(work.file_of(work.plan.cell_config(first)))
     try:
         _run_part(work, made)
     except NoTaskFeature as error:
-        own = [cell for cell in work.plan.cells if work.shared_of(cell) == name]
-        arms = [split_arm(cell.arm) for cell in own]
-        if any(variant is None or not selects_by_features(method) for method, variant in arms):
+        of_run = [cell for cell in work.plan.cells if work.shared_of(cell) == name]
+        if any(_needs_feature(work, cell) for cell in of_run):
             raise
-        work.progress.note(f"experiment: {name} has no selection: {error}")
-        return {cell.method: "interventions found no feature" for cell in own}
+        lacking = {
+            cell.method: "interventions found no feature"
+            for cell in of_run
+            if selects_by_features(split_arm(cell.arm)[0])
+        }
+        work.progress.note(f"experiment: {name} without {', '.join(lacking)}: {error}")
     except NoStandIn as error:
         assert made.score is not None, "a method lacks a stand-in"
+        reason = "too few features resemble the task features"
+        draws = {key: split_draw(key) for key in made.score.methods}
         lacking = {
-            method: "too few features resemble the task features"
-            for method in made.score.methods
-            if split_draw(method)[0] == "igds-matched" and split_draw(method)[1] > error.draws
+            key: reason
+            for key, (method, draw) in draws.items()
+            if method == "igds-matched" and draw > error.draws
         }
         work.progress.note(f"experiment: {', '.join(lacking)} without a selection: {error}")
-        rest = tuple(method for method in made.score.methods if method not in lacking)
-        score = replace(made.score, methods=rest) if rest else None
-        _run_part(work, replace(made, score=score))
-        return lacking
-    return {}
+    else:
+        return {}
+    rest = [cell for cell in missing if cell.method not in lacking]
+    _run_part(work, work.plan.shared_for(name, rest))
+    return lacking
+
+
+def _needs_feature(work: _Work, cell: Cell) -> bool:
+    """Return whether an experiment stops where the run of a cell finds no feature."""
+    method, variant = split_arm(cell.arm)
+    settings = work.plan.cell_config(cell).evaluate
+    reads = settings is not None and settings.activations
+    return variant is None or (reads and not selects_by_features(method))
 
 
 def _run_part(work: _Work, made: Config, until: str | None = None) -> None:
