@@ -152,9 +152,12 @@ def run_cell(file: ConfigFile, cell: RunFolder, *, overwrite: bool, progress: Pr
     Raises:
         RequestError, WorkError: as `run`.
     """
+    from igds.stages import evaluate
+
     context = replace(make_context(file, overwrite, progress), cell=cell)
     wanted = [name for name in CELL_STAGES if getattr(context.config, name) is not None]
     context.config.check_stages(wanted)
+    evaluate.read_features(context)  # those that it lacks are said before anything is trained
     with RunLock(cell.path), context.executor:
         for name in wanted:
             with recorded(cell, name):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from test_experiment import with_experiment
 
 from igds import pipeline
 from igds.cli.main import main
 from igds.config.load import load_config
-from igds.experiments.results import result_file
+from igds.errors import RequestError
+from igds.experiments.results import read_result, result_file
 from igds.experiments.run import run_experiment
 from igds.progress import SilentProgress
 
@@ -21,6 +24,12 @@ ONE = """experiment:
     - arms: [igds]
       budget: {rows: 12}
 """
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    result = read_result(path)
+    assert result is not None
+    return result.facts
 
 
 def test_stages_of_the_run_of_its_name(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,21 +59,55 @@ def test_a_grid_that_goes_on_reads_the_pool_for_missing_cells_alone(
 ) -> None:
     path = with_experiment(project) / "igds.yaml"
     grid = ONE.replace("arms: [igds]", "arms: [igds, loss, length]")
-    text = path.read_text().replace("activations: true", "activations: false")
-    path.write_text(text.partition("experiment:")[0] + grid)
+    path.write_text(path.read_text().partition("experiment:")[0] + grid)
     assert run_experiment(load_config(path), progress=SilentProgress()).complete
     whole = project / "runs" / "tiny"
-    for name in ("loss_12rows_s0", "length_12rows_s0"):
-        result_file(whole / "results", name).unlink()
-    for name in ("shared", "cells"):
-        shutil.rmtree(whole / name)
-    assert main(["plan", str(path)]) == 0
-    said = capsys.readouterr().out
-    assert "finetune, 2 of 3 cells" in said and "evaluate, 2 of 3 cells" in said
-    assert "score: responses" in said and "intervene:" not in said
+    lost = result_file(whole / "results", "length_12rows_s0")
+    facts = facts_of(lost)
+    for gone in (("cells",), ("cells", "shared")):
+        lost.unlink()
+        for name in gone:
+            shutil.rmtree(whole / name)
+        assert main(["plan", str(path)]) == 0
+        said = capsys.readouterr().out
+        assert "finetune, 1 of 3 cells" in said and "evaluate, 1 of 3 cells" in said
+        assert "score: responses" not in said and "intervene: exact deltas" in said
+        assert run_experiment(load_config(path), progress=SilentProgress()).complete
+        # What the run folder has stays on its page.
+        kept = {"length"} if "shared" in gone else {"igds", "loss", "length"}
+        assert {one.name for one in (whole / "shared" / "score").iterdir()} == kept
+        settings = yaml.safe_load((whole / "shared" / "config.yaml").read_text())
+        assert set(settings["score"]["methods"]) == kept
+        for name in ("outcome", "identified"):
+            assert facts[name] and facts_of(lost)[name] == facts[name]
+
+
+def test_a_plan_of_other_settings_counts_finished_cells_again(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = with_experiment(project) / "igds.yaml"
+    path.write_text(path.read_text().partition("experiment:")[0] + ONE)
     assert run_experiment(load_config(path), progress=SilentProgress()).complete
-    made = {stage.relative_to(whole / "shared").as_posix() for stage in whole.glob("shared/*/")}
-    assert {"index", "score"} <= made and not made & {"recall", "intervene"}
-    assert {scored.name for scored in (whole / "shared" / "score").iterdir()} == {"loss", "length"}
-    assert main(["plan", str(path)]) == 0
-    assert "all cells are finished" in capsys.readouterr().out
+    assert main(["plan", str(path), "--finetune.learning-rate", "0.005"]) == 0
+    said = capsys.readouterr().out
+    assert "finetune, 1 cells" in said and "all cells are finished" not in said
+
+
+def test_arms_that_need_no_feature_are_trained_where_a_variant_finds_none(project: Path) -> None:
+    path = with_experiment(project) / "igds.yaml"
+    variants = "  variants: {barred: --intervene.delta-min 1000}\n"
+    grid = ONE.replace("arms: [igds]", "arms: [igds@barred, length@barred, igds-nofilter@barred]")
+    text = path.read_text().partition("experiment:")[0] + grid + variants
+    path.write_text(text)
+    cell = project / "runs" / "tiny" / "cells" / "length@barred_12rows_s0"
+    with pytest.raises(RequestError, match="found no task feature, whose activations"):
+        run_experiment(load_config(path), progress=SilentProgress())
+    assert not (cell / "finetune").exists()
+    shutil.rmtree(project / "runs")
+    path.write_text(text.replace("activations: true", "activations: false"))
+    found = run_experiment(load_config(path), progress=SilentProgress())
+    (none,) = found.unselected
+    assert found.complete and none.arm == "igds@barred"
+    for arm in ("igds", "length", "igds-nofilter"):
+        kept = facts_of(project / "runs" / "tiny" / "results" / f"{arm}@barred_12rows_s0.parquet")
+        assert kept["outcome"] == "NONE" and ("trained" in kept) == (arm != "igds")

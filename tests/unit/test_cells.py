@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 
@@ -110,6 +111,20 @@ def test_nothing_is_recalled_for_arms_that_know_no_features() -> None:
     reading = config(Grid(arms=("random",)), evaluate=Evaluate(generate=False, activations=True))
     assert plan_cells(reading).shared["shared"].intervene is not None
     assert plan_cells(config(Grid(arms=("igds",)))).shared["shared"].recall is not None
+
+
+def test_a_run_in_common_has_the_methods_of_some_cells() -> None:
+    plan = plan_cells(config(Grid(arms=("original", "igds", "loss", "zip", "length@other"))))
+    cells = {cell.arm: cell for cell in plan.cells}
+
+    def methods(arms: Sequence[str], kept: Sequence[str] = ()) -> tuple[str, ...]:
+        made = plan.shared_for("shared", [cells[arm] for arm in arms], kept)
+        assert made.recall == plan.shared["shared"].recall is not None
+        return made.score.methods if made.score else ()
+
+    assert methods(["zip", "igds"]) == ("igds", "zip")  # in the order of all
+    assert methods(["original", "length@other"]) == ()
+    assert methods(["loss"], kept=["zip", "rds"]) == ("loss", "zip")
 
 
 def test_a_cell_depends_on_what_makes_it_and_on_nothing_else() -> None:

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 class Plan:
     """Show tokens, arithmetic, memory and time of each stage; the pool is indexed first.
 
-    Of an experiment, what cells have in common is counted once, training and evaluation for every
-    cell that is not finished. Times are those of this machine, from a short measurement. Once
-    interventions have run, also how many confirmation prompts a delta needs at the deviation that
-    they measured. Any setting can follow the config.
+    Of an experiment, training and evaluation of its missing cells is counted, and once what they
+    have in common, as if none of that were made; of all cells when none is missing. Times are those
+    of this machine, from a short measurement. Once interventions have run, also how many
+    confirmation prompts a delta needs at the deviation that they measured. Any setting can follow
+    the config.
     """
 
     overridable: ClassVar[bool] = True
@@ -42,11 +43,7 @@ class Plan:
         from igds.planning.prompts import prompts_table
         from igds.planning.table import plan_table
 
-        planned = _indexed(load_config(self.config, overrides))
-        if planned is None:
-            print("all cells are finished: nothing is left to run")
-            return
-        counted, run, trainings, notes = planned
+        counted, run, trainings, notes = _indexed(load_config(self.config, overrides))
         columns, rows, more = plan_table(counted, run, trainings, self.minutes)
         print_table(columns, rows)
         notes += more
@@ -58,58 +55,41 @@ class Plan:
         print("\n".join([*notes, f"run: {run}"]))
 
 
-def _indexed(file: ConfigFile) -> tuple[ConfigFile, Path, Trainings, list[str]] | None:
-    """Index the rows; return what is counted, its run folder, the trainings, and notes.
-
-    None of an experiment all of whose cells are finished.
-    """
-    from igds import pipeline
-    from igds.planning.training import of_run
-    from igds.progress import make_progress
-
-    if file.config.experiment is not None:
-        return _indexed_experiment(file)
-    run = pipeline.run(file, until="index", progress=make_progress())
-    pipeline.check_splits(file)
-    return file, run.folder.path, of_run(file.config), []
-
-
-def _indexed_experiment(file: ConfigFile) -> tuple[ConfigFile, Path, Trainings, list[str]] | None:
-    """Index what the missing cells of an experiment have in common; None when there are none."""
+def _indexed(file: ConfigFile) -> tuple[ConfigFile, Path, Trainings, list[str]]:
+    """Index the rows; return what is counted, its run folder, the trainings, and notes."""
     from igds import pipeline
     from igds.config.experiment import ORIGINAL, split_arm
-    from igds.experiments.run import finished
-    from igds.planning.training import Trainings
+    from igds.experiments.run import missing_cells
+    from igds.planning.training import Trainings, of_run
     from igds.progress import make_progress
 
-    config, found = file.config, finished(file)
-    plan, missing = found.plan, found.missing
-    if not missing:
-        return None
-    first, *others = dict.fromkeys(plan.shared_of[split_arm(cell.arm)[1]] for cell in missing)
-    part = plan.shared_for(first, missing)
-    shared = replace(file, config=part)
+    config, progress = file.config, make_progress()
+    if config.experiment is None:
+        run = pipeline.run(file, until="index", progress=progress)
+        pipeline.check_splits(file)
+        return file, run.folder.path, of_run(config), []
+    plan, missing = missing_cells(file)
+    listed = missing or plan.cells
+    first, *others = dict.fromkeys(plan.shared_of[split_arm(cell.arm)[1]] for cell in listed)
+    shared = replace(file, config=plan.shared[first])
     run = pipeline.run_part(
-        shared,
-        file.base / config.runs_dir,
-        until="index",
-        overwrite=False,
-        progress=make_progress(),
+        shared, file.base / config.runs_dir, until="index", overwrite=False, progress=progress
     )
     pipeline.check_splits(shared)
-    of = f" of {len(plan.cells)}" if found.done else ""
+    of = f" of {len(plan.cells)}" if len(listed) < len(plan.cells) else ""
     trainings = Trainings(
-        budgets=tuple(cell.budget for cell in missing if cell.arm != ORIGINAL),
-        evaluated=len(missing),
-        words=f", {len(missing)}{of} cells",
+        budgets=tuple(cell.budget for cell in listed if cell.arm != ORIGINAL),
+        evaluated=len(listed),
+        words=f", {len(listed)}{of} cells",
     )
+    part = plan.shared_for(first, listed)
     counted = replace(part, finetune=config.finetune, evaluate=config.evaluate)
-    notes = (
-        [
+    notes = []
+    if not missing:
+        notes.append("all cells are finished, nothing is left to run: this is what all would cost")
+    if others:
+        notes.append(
             f"{len(others)} variant(s) with other SAEs, rows or settings make anew what these "
             "change of what stands above finetune, which is counted once"
-        ]
-        if others
-        else []
-    )
+        )
     return replace(file, config=counted), run.folder.path, trainings, notes

@@ -121,17 +121,21 @@ class Plan:
             changes["data"] = replace(config.data, pool=pool)
         return replace(config, select=_select(config, cell), **changes)
 
-    def shared_for(self, name: str, listed: Sequence[Cell]) -> Config:
-        """Return a run that cells have in common, as far as some cells need it.
+    def shared_for(self, name: str, listed: Sequence[Cell], kept: Sequence[str] = ()) -> Config:
+        """Return a run that cells have in common, with the methods that these select by alone.
 
         Args:
             name: of the run, a key of `shared`.
             listed: cells; those that go on other runs count for nothing.
+            kept: methods that stay, whichever cells need them.
         """
-        of = [(cell, split_arm(cell.arm)[1]) for cell in listed]
-        own = [(cell, self.variants[key]) for cell, key in of if self.shared_of[key] == name]
-        reads = any(config.evaluate.activations for _, config in own if config.evaluate)
-        return _with_methods(replace(self.shared[name], name=name), _methods(own), reads)
+        made = self.shared[name]
+        if made.score is None:
+            return made
+        own = [cell for cell in listed if self.shared_of[split_arm(cell.arm)[1]] == name]
+        needed = {*_methods(own, self.variants), *kept}
+        methods = tuple(method for method in made.score.methods if method in needed)
+        return replace(made, score=replace(made.score, methods=methods) if methods else None)
 
     @property
     def experiment(self) -> Experiment:
@@ -167,6 +171,12 @@ def plan_cells(config: Config) -> Plan:
         label = known.setdefault(digest(made), f"{SHARED}-{name}" if name else SHARED)
         shared_of[name] = label
         shared[label] = made
+    for label, made in shared.items():
+        own = [cell for cell in listed if shared_of[split_arm(cell.arm)[1]] == label]
+        measures = [variants[split_arm(cell.arm)[1]].evaluate for cell in own]
+        reads = any(one.activations for one in measures if one)
+        methods = _methods(own, variants)
+        shared[label] = _with_methods(replace(made, name=label), methods, reads)
     # What a variant finds may end it: the cells that need no such run come first.
     listed.sort(key=lambda cell: shared_of[split_arm(cell.arm)[1]] != SHARED)
     plan = Plan(
@@ -176,8 +186,7 @@ def plan_cells(config: Config) -> Plan:
         shared_of=shared_of,
         variants=variants,
     )
-    plan = replace(plan, shared={name: plan.shared_for(name, listed) for name in shared})
-    for made in plan.shared.values():
+    for made in shared.values():
         made.check_stages([name for name in COMMON_STAGES if getattr(made, name) is not None])
     for cell in listed:
         made = plan.cell_config(cell)
@@ -247,12 +256,13 @@ def _with_methods(made: Config, methods: tuple[str, ...], reads: bool) -> Config
     return replace(made, score=score, recall=None, intervene=None)
 
 
-def _methods(listed: Sequence[tuple[Cell, Config]]) -> tuple[str, ...]:
-    """Return the methods that score the pool for cells, each with the settings of its variant."""
+def _methods(listed: Sequence[Cell], variants: Mapping[str | None, Config]) -> tuple[str, ...]:
+    """Return the methods that score the pool for these cells."""
     found: dict[str, None] = {}
-    for cell, config in listed:
-        if cell.arm != ORIGINAL:
-            found |= dict.fromkeys(_select(config, cell).scored)
+    for cell in listed:
+        if cell.arm == ORIGINAL:
+            continue
+        found |= dict.fromkeys(_select(variants[split_arm(cell.arm)[1]], cell).scored)
     return tuple(found)
 
 

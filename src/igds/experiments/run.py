@@ -66,15 +66,9 @@ class Finished:
         return len(self.results) + len(self.unselected)
 
     @property
-    def missing(self) -> tuple[Cell, ...]:
-        """Return the cells that are not finished, in the order in which they are run."""
-        known = {*self.results, *self.unselected}
-        return tuple(cell for cell in self.plan.cells if cell not in known)
-
-    @property
     def complete(self) -> bool:
         """Return whether all cells are finished."""
-        return not self.missing
+        return self.done == len(self.plan.cells)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +174,16 @@ def finished(file: ConfigFile) -> Finished:
     return Finished(plan=work.plan, folder=work.folder, results=results, unselected=unselected)
 
 
+def missing_cells(file: ConfigFile) -> tuple[Plan, list[Cell]]:
+    """Return the cells of an experiment, and those that are not finished by its settings.
+
+    Raises:
+        RequestError: the configuration cannot be used.
+    """
+    work = _work(file, True, make_progress())
+    return work.plan, [cell for cell in work.plan.cells if _result(work, cell) is None]
+
+
 def _check_alike(work: _Work, results: Mapping[Cell, CellResult]) -> None:
     """Refuse cells that cannot be compared: of one run by other inputs, or on other test rows."""
     seen: dict[tuple[str, str], tuple[str, str]] = {}
@@ -280,48 +284,42 @@ def _run_shared(work: _Work, name: str, missing: Sequence[Cell]) -> dict[str, st
     """Run what missing cells have in common; return the methods that lack a feature, and why.
 
     Raises:
-        NoTaskFeature: there is none, and the cells are under no variant.
+        NoTaskFeature: there is none, and a cell of the run is under no variant.
     """
     work.progress.note(f"experiment: {name}, what its cells have in common")
-    made = work.plan.shared_for(name, missing)
-    first = next(cell for cell in work.plan.cells if work.shared_of(cell) == name)
+    own = [cell for cell in work.plan.cells if work.shared_of(cell) == name]
+    made = _narrowed(work, name, missing)
     _run_part(work, made, until="index")
-    pipeline.check_rows(work.file_of(work.plan.cell_config(first)))
+    pipeline.check_rows(work.file_of(work.plan.cell_config(own[0])))
+    lacking: dict[str, str] = {}
     try:
         _run_part(work, made)
     except NoTaskFeature as error:
-        of_run = [cell for cell in work.plan.cells if work.shared_of(cell) == name]
-        if any(_needs_feature(work, cell) for cell in of_run):
+        if any(split_arm(cell.arm)[1] is None for cell in own):
             raise
-        lacking = {
-            cell.method: "interventions found no feature"
-            for cell in of_run
-            if selects_by_features(split_arm(cell.arm)[0])
-        }
+        by_features = [cell for cell in own if selects_by_features(split_arm(cell.arm)[0])]
+        lacking = {cell.method: "interventions found no feature" for cell in by_features}
         work.progress.note(f"experiment: {name} without {', '.join(lacking)}: {error}")
     except NoStandIn as error:
         assert made.score is not None, "a method lacks a stand-in"
-        reason = "too few features resemble the task features"
         draws = {key: split_draw(key) for key in made.score.methods}
         lacking = {
-            key: reason
+            key: "too few features resemble the task features"
             for key, (method, draw) in draws.items()
             if method == "igds-matched" and draw > error.draws
         }
-        work.progress.note(f"experiment: {', '.join(lacking)} without a selection: {error}")
-    else:
-        return {}
-    rest = [cell for cell in missing if cell.method not in lacking]
-    _run_part(work, work.plan.shared_for(name, rest))
+        work.progress.note(f"experiment: {name} without {', '.join(lacking)}: {error}")
+    if lacking:
+        rest = [cell for cell in missing if cell.method not in lacking]
+        _run_part(work, _narrowed(work, name, rest))
     return lacking
 
 
-def _needs_feature(work: _Work, cell: Cell) -> bool:
-    """Return whether an experiment stops where the run of a cell finds no feature."""
-    method, variant = split_arm(cell.arm)
-    settings = work.plan.cell_config(cell).evaluate
-    reads = settings is not None and settings.activations
-    return variant is None or (reads and not selects_by_features(method))
+def _narrowed(work: _Work, name: str, cells: Sequence[Cell]) -> Config:
+    """Return a run that cells have in common, without methods that neither they need nor it has."""
+    scores = work.folder / name / "score"
+    done = [path.name for path in scores.glob("*/") if stage_state(path) == "done"]
+    return work.plan.shared_for(name, cells, done)
 
 
 def _run_part(work: _Work, made: Config, until: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Costs of training and evaluation, of a run or of all cells of an experiment."""
+"""Costs of training and evaluation, of a run or of cells of an experiment."""
 
 from __future__ import annotations
 

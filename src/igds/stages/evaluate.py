@@ -79,9 +79,8 @@ def run(context: Context) -> None:
     assert settings is not None, "the pipeline runs only stages that have a section"
     models = _models(context, settings)
     trained = [] if settings.model or context.config.finetune is None else ["finetune"]
-    reads = {}
-    if settings.activations:
-        reads = {"features": _features(context), "saes": context.sae_identity}
+    read = read_features(context)
+    reads = {"features": read, "saes": context.sae_identity} if read else {}
     identity = context.stage_identity(
         VERSION,
         evaluate=settings.measures,
@@ -174,24 +173,25 @@ def check_rows(context: Context) -> None:
         RequestError: no row of data.test is usable.
     """
     settings = context.config.evaluate
-    assert settings is not None, "the pipeline checks only stages that have a section"
-    if settings.reads_rows and not len(usable_rows(_rows(context, "test"))):
+    if settings and settings.reads_rows and not len(usable_rows(_rows(context, "test"))):
         raise RequestError(
             "data.test: no row can be judged, as each lacks a field, is too long or has no gold "
             "response; map the response's column in `columns` (index/test has the status of each)"
         )
 
 
-def _features(context: Context) -> list[str]:
-    """Return the names of the task features.
+def read_features(context: Context) -> list[str]:
+    """Return the names of the task features whose activations are measured, if they are.
 
     Raises:
-        RequestError: there are none.
+        RequestError: there are none to measure.
     """
+    if context.config.evaluate is None or not context.config.evaluate.activations:
+        return []
     if not context.task_features:
         raise RequestError(
-            "evaluate.activations reads the task features, and this run found none: set it to "
-            "false, or intervene.allow_unconfirmed to true"
+            "this run found no task feature, whose activations evaluate.activations reads: set it "
+            "to false, or intervene.allow_unconfirmed to true"
         )
     return [str(feature) for feature in context.task_features]
 
@@ -324,7 +324,7 @@ def _activations(arm: _Arm) -> pa.Table:
     context, plan = arm.context, arm.stage.plan
     arguments = {
         "model": asdict(arm.spec),
-        "features": _features(context),
+        "features": read_features(context),
         "saes": context.sae_arguments(feature.layer for feature in context.task_features),
         "chat": context.config.prompts.chat_template,
         "batch_tokens": plan["batch_tokens"],
