@@ -244,6 +244,10 @@ def test_results_alone_count_as_done(
     before = (folder / "comparison.md").read_text()
     assert main(["experiment", config, "--tables", "--experiment.results", "kept"]) == 0
     assert (folder / "comparison.md").read_text() == before
+    assert "missing:" not in capsys.readouterr().out
+    (kept / "loss_12rows_s0.parquet").unlink()
+    assert main(["experiment", config, "--tables", "--experiment.results", "kept"]) == 0
+    assert "missing: loss_12rows_s0\n" in capsys.readouterr().out
 
 
 def test_a_killed_grid_goes_on_without_repeating_cells(

@@ -22,7 +22,7 @@ class Experiment:
     config: Positional[Path]
     """YAML file with the settings."""
     tables: bool = False
-    """Run nothing: only write tables and figures of the cells that are finished."""
+    """Run nothing: name the missing cells, and write tables and figures of the finished ones."""
     overwrite: bool = False
     """Make again the cells that other settings or inputs made, and what they have in common."""
 
@@ -43,6 +43,8 @@ class Experiment:
             found = run_experiment(file, overwrite=self.overwrite, progress=make_progress())
         page = write_pages(found)
         print(f"cells: {found.done} of {len(found.plan.cells)} are finished")
+        if found.missing:
+            print(f"missing: {', '.join(cell.name for cell in found.missing)}")
         for one in contrasts(found):
             print(f"{one.arm} - {one.against} at {one.budget}: {verdict(one)}")
         for line in stamps(found):

@@ -66,9 +66,15 @@ class Finished:
         return len(self.results) + len(self.unselected)
 
     @property
+    def missing(self) -> list[Cell]:
+        """Return the cells that are not finished."""
+        known = {*self.results, *self.unselected}
+        return [cell for cell in self.plan.cells if cell not in known]
+
+    @property
     def complete(self) -> bool:
         """Return whether all cells are finished."""
-        return self.done == len(self.plan.cells)
+        return not self.missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
