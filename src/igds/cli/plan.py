@@ -58,7 +58,7 @@ class Plan:
 def _indexed(file: ConfigFile) -> tuple[ConfigFile, Path, Trainings, list[str]]:
     """Index the rows; return what is counted, its run folder, the trainings, and notes."""
     from igds import pipeline
-    from igds.config.experiment import ORIGINAL, split_arm
+    from igds.config.experiment import ORIGINAL
     from igds.experiments.run import missing_cells
     from igds.planning.training import Trainings, of_run
     from igds.progress import make_progress
@@ -70,7 +70,7 @@ def _indexed(file: ConfigFile) -> tuple[ConfigFile, Path, Trainings, list[str]]:
         return file, run.folder.path, of_run(config), []
     plan, missing = missing_cells(file)
     listed = missing or plan.cells
-    first, *others = dict.fromkeys(plan.shared_of[split_arm(cell.arm)[1]] for cell in listed)
+    first, *others = dict.fromkeys(plan.run_of(cell) for cell in listed)
     shared = replace(file, config=plan.shared[first])
     run = pipeline.run_part(
         shared, file.base / config.runs_dir, until="index", overwrite=False, progress=progress

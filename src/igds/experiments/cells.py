@@ -121,6 +121,10 @@ class Plan:
             changes["data"] = replace(config.data, pool=pool)
         return replace(config, select=_select(config, cell), **changes)
 
+    def run_of(self, cell: Cell) -> str:
+        """Return the name of the run, a key of `shared`, that a cell goes on."""
+        return self.shared_of[split_arm(cell.arm)[1]]
+
     def shared_for(self, name: str, listed: Sequence[Cell], kept: Sequence[str] = ()) -> Config:
         """Return a run that cells have in common, with the methods that these select by alone.
 
@@ -132,7 +136,7 @@ class Plan:
         made = self.shared[name]
         if made.score is None:
             return made
-        own = [cell for cell in listed if self.shared_of[split_arm(cell.arm)[1]] == name]
+        own = [cell for cell in listed if self.run_of(cell) == name]
         needed = {*_methods(own, self.variants), *kept}
         methods = tuple(method for method in made.score.methods if method in needed)
         return replace(made, score=replace(made.score, methods=methods) if methods else None)

@@ -92,7 +92,7 @@ class _Work:
         return replace(self.file, config=config)
 
     def shared_of(self, cell: Cell) -> str:
-        return self.plan.cell_config(cell).name
+        return self.plan.run_of(cell)
 
     def identity(self, cell: Cell, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a cell depends on; without inputs, the settings alone."""
