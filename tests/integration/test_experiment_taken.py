@@ -16,7 +16,7 @@ from igds.cli.main import main
 from igds.config.load import load_config
 from igds.errors import RequestError
 from igds.experiments.results import read_result, result_file
-from igds.experiments.run import run_experiment
+from igds.experiments.run import missing_cells, run_experiment
 from igds.progress import SilentProgress
 
 ONE = """experiment:
@@ -80,6 +80,23 @@ def test_a_grid_that_goes_on_reads_the_pool_for_missing_cells_alone(
         assert set(settings["score"]["methods"]) == kept
         for name in ("outcome", "identified"):
             assert facts[name] and facts_of(lost)[name] == facts[name]
+
+
+def test_cells_count_wherever_and_however_they_trained(project: Path) -> None:
+    path = with_experiment(project) / "igds.yaml"
+    path.write_text(path.read_text().partition("experiment:")[0] + ONE)
+    assert run_experiment(load_config(path), progress=SilentProgress()).complete
+    kept = result_file(project / "runs" / "tiny" / "results", "igds_12rows_s0")
+    before, first = kept.read_bytes(), read_result(kept)
+    layout = ["--finetune.device-batch", "2", "--finetune.gradient-checkpointing", "true"]
+    again = load_config(path, layout)
+    assert run_experiment(again, progress=SilentProgress()).complete
+    assert missing_cells(again)[1] == [] and kept.read_bytes() == before
+    # A cell that was begun goes on; its stages are done, so no value changes.
+    kept.unlink()
+    assert run_experiment(again, progress=SilentProgress()).complete
+    found = read_result(kept)
+    assert found is not None and first is not None and found.items == first.items
 
 
 def test_a_plan_of_other_settings_counts_finished_cells_again(

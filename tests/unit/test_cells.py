@@ -14,7 +14,7 @@ from igds.config.schema import Config, Intervene, Recall
 from igds.config.scoring import Budget
 from igds.config.training import Evaluate, Finetune
 from igds.errors import RequestError
-from igds.experiments.cells import budget_label, cell_identity, plan_cells
+from igds.experiments.cells import budget_label, cell_identity, comparable, plan_cells
 
 RATIO = Budget(ratio=Decimal("0.5"))
 ROWS = (Source(path="rows.jsonl"),)
@@ -147,6 +147,11 @@ def test_a_cell_depends_on_what_makes_it_and_on_nothing_else() -> None:
     by_rate = identities(finetune=Finetune(learning_rate=1.0))
     assert not any(a == b for a, b in zip(before, by_rate, strict=True))
     assert before == identities(name="other", runs_dir="elsewhere")
+    elsewhere = Finetune(device_batch=2, processes=2, checkpoint_steps=7, trackers=("wandb",))
+    by_layout = identities(finetune=elsewhere)  # kept in the record, and not compared
+    assert not any(a == b for a, b in zip(before, by_layout, strict=True))
+    assert [comparable(one) for one in by_layout] == before
+    assert [comparable(one) for one in by_rate] == by_rate
     mixed = Data(prior=ROWS, validation=ROWS, control=ROWS, pool=ROWS, test=ROWS, pool_kind="mixed")
     assert not any(a == b for a, b in zip(before, identities(data=mixed), strict=True))
 

@@ -20,6 +20,7 @@ from igds.config.scoring import (
     Score,
     Select,
 )
+from igds.config.training import LAYOUT
 from igds.errors import RequestError
 from igds.stages.context import CELL_STAGES
 
@@ -268,6 +269,14 @@ def _methods(listed: Sequence[Cell], variants: Mapping[str | None, Config]) -> t
             continue
         found |= dict.fromkeys(_select(variants[split_arm(cell.arm)[1]], cell).scored)
     return tuple(found)
+
+
+def comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a cell's identity today's must equal: all but where and how it trained."""
+    if "finetune" not in identity:
+        return dict(identity)
+    trained = {name: own for name, own in identity["finetune"].items() if name not in LAYOUT}
+    return {**identity, "finetune": trained}
 
 
 def cell_identity(config: Config, inputs: Mapping[str, Any]) -> dict[str, Any]:

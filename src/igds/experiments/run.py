@@ -20,7 +20,7 @@ from igds.config.scoring import selects_by_features
 from igds.data.identity import source_identity
 from igds.errors import NoStandIn, NoTaskFeature, RequestError
 from igds.evaluation.results import TUNED
-from igds.experiments.cells import INPUTS, Cell, Plan, cell_identity, plan_cells
+from igds.experiments.cells import INPUTS, Cell, Plan, cell_identity, comparable, plan_cells
 from igds.experiments.costs import selection_seconds
 from igds.experiments.facts import cell_facts, made_by, training_facts
 from igds.experiments.results import (
@@ -258,8 +258,8 @@ def _result(work: _Work, cell: Cell, inputs: Mapping[str, Any] | None = None) ->
     result = read_result(path)
     if result is None:
         return None
-    wanted = work.identity(cell, inputs or {})
-    recorded = dict(result.identity)
+    wanted = comparable(work.identity(cell, inputs or {}))
+    recorded = comparable(result.identity)
     if inputs is None:
         recorded = {name: part for name, part in recorded.items() if name not in INPUTS}
     if recorded == wanted:
@@ -346,7 +346,7 @@ def _run_cell(work: _Work, cell: Cell, identity: dict[str, Any]) -> None:
     scored = [f"score/{name}" for name in config.select.scored] if config.select else []
     # A cell that was begun goes on only if what it was begun on is still the same.
     made_of = {name: digest(committed_identity(shared / name)) for name in ("index", *scored)}
-    wanted = {"identity": identity, "shared": made_of}
+    wanted = {"identity": comparable(identity), "shared": made_of}
     begun = read_json(folder.path / _RECORD)
     known = {name: begun[name] for name in wanted} if begun else wanted
     if known != wanted:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from igds.config.identity import to_plain
-from igds.config.training import Finetune
+from igds.config.training import LAYOUT, Finetune
 from igds.data.index import load_index
 from igds.data.templates import parse_template
 from igds.errors import RequestError
@@ -32,15 +32,6 @@ from igds.runs.stage import Stage
 from igds.stages.context import Context
 
 VERSION = 1
-LAYOUT = (
-    "device_batch",
-    "gradient_checkpointing",
-    "checkpoint_steps",
-    "processes",
-    "accelerate_config",
-    "trackers",
-)
-"""Settings of where and how training runs: they may change before a killed run goes on."""
 
 
 def check(context: Context) -> None:
