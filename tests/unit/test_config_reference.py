@@ -9,6 +9,7 @@ from igds.cli.init import example
 from igds.config import schema
 from igds.config.load import load_config
 from igds.config.reference import commented_yaml, field_docs, reference_page
+from igds.config.training import Evaluate, Finetune
 from igds.sae_training import config
 from igds.sae_training.reference import training_page
 
@@ -31,6 +32,17 @@ def test_a_commented_config_loads_back_equal(task: str, tmp_path: Path) -> None:
     path = tmp_path / "igds.yaml"
     path.write_text(commented_yaml(example(task)), encoding="utf-8")
     assert load_config(path).config == example(task)
+
+
+def test_a_stage_is_switched_on_by_its_comment(tmp_path: Path) -> None:
+    text = commented_yaml(example("math"))
+    on = text.replace("\n# finetune: {}\n", "\nfinetune: {}\n")
+    on = on.replace("\n# evaluate: {}\n", "\nevaluate: {}\n")
+    assert on != text and "\n# experiment:\n" in text  # that needs a grid
+    path = tmp_path / "igds.yaml"
+    path.write_text(on, encoding="utf-8")
+    found = load_config(path).config
+    assert (found.finetune, found.evaluate) == (Finetune(), Evaluate())
 
 
 def test_comments_are_the_docstrings_and_absent_keys_are_comments() -> None:

@@ -40,7 +40,10 @@ def field_docs(cls: type) -> Mapping[str, str]:
 
 
 def commented_yaml(section: Any) -> str:
-    """Return a schema object as YAML with a comment above each key; absent keys commented out."""
+    """Return a schema object as YAML with a comment above each key; absent keys commented out.
+
+    An absent section is `# name: {}` where that is all it takes.
+    """
     return "\n".join(_lines(section, 0)) + "\n"
 
 
@@ -67,13 +70,14 @@ def setting_tables(root: type) -> Iterator[str]:
 
 def _lines(section: Any, depth: int) -> Iterator[str]:
     indent = "  " * depth
-    docs = field_docs(type(section))
+    docs, hints = field_docs(type(section)), get_type_hints(type(section))
     for spec in fields(section):
         value = getattr(section, spec.name)
         for line in wrap(docs[spec.name], _WIDTH - len(indent) - 2):
             yield f"{indent}# {line}"
         if value is None:
-            yield f"{indent}# {spec.name}:"
+            empty = " {}" if any(map(_complete, get_args(hints[spec.name]))) else ""
+            yield f"{indent}# {spec.name}:{empty}"
         elif is_dataclass(value):
             yield f"{indent}{spec.name}:"
             yield from _lines(value, depth + 1)
@@ -82,6 +86,11 @@ def _lines(section: Any, depth: int) -> Iterator[str]:
             yield from (f"{indent}  - {_flow(_given(item))}" for item in value)
         else:
             yield f"{indent}{spec.name}: {_flow(value)}"
+
+
+def _complete(hint: Any) -> bool:
+    """Return whether a type is a section that needs nothing set."""
+    return is_dataclass(hint) and all(field_default(one) is not MISSING for one in fields(hint))
 
 
 def _given(item: Any) -> dict[str, Any]:
