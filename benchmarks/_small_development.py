@@ -8,7 +8,7 @@ import numpy as np
 
 from igds.config.experiment import FULL, ORIGINAL, split_arm
 from igds.experiments.comparison import Arm, arms
-from igds.experiments.run import Finished
+from igds.experiments.state import Finished
 from igds.experiments.tables import (
     arm_table,
     feature_table,

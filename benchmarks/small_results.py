@@ -26,7 +26,7 @@ from igds.experiments.comparison import Arm, Tested, adjusted, arms, contrasts, 
 from igds.experiments.figures import figures
 from igds.experiments.pages import TITLES
 from igds.experiments.results import selected_rows
-from igds.experiments.run import Finished, finished
+from igds.experiments.state import Finished, finished
 from igds.experiments.tables import (
     EXPLORED,
     arm_tables,

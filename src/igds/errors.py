@@ -27,6 +27,15 @@ class NoStandIn(RequestError):
         self.draws = draws
 
 
+class InUse(RequestError):
+    """Another process works in a run folder. Exit code 2."""
+
+    def __init__(self, message: str, holder: str) -> None:
+        """Keep who it is: `pid 17 on host`."""
+        super().__init__(message)
+        self.holder = holder
+
+
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
     """Return `did you mean X?` for the nearest known word, or the list of all when none is near.
 

@@ -145,7 +145,7 @@ def run_cell(file: ConfigFile, cell: RunFolder, *, overwrite: bool, progress: Pr
 
     Args:
         file: what `igds.load_config` returns, with the name of the run that has the scores.
-        cell: the folder to write.
+        cell: the folder to write, whose lock the caller holds.
         overwrite: as for `run`.
         progress: as for `run`.
 
@@ -158,7 +158,7 @@ def run_cell(file: ConfigFile, cell: RunFolder, *, overwrite: bool, progress: Pr
     wanted = [name for name in CELL_STAGES if getattr(context.config, name) is not None]
     context.config.check_stages(wanted)
     evaluate.read_features(context)  # those that it lacks are said before anything is trained
-    with RunLock(cell.path), context.executor:
+    with context.executor:
         for name in wanted:
             with recorded(cell, name):
                 import_module(f"igds.stages.{name}").run(context)

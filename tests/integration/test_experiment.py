@@ -18,7 +18,8 @@ from igds.errors import RequestError, WorkError
 from igds.experiments.comparison import arms, contrasts, differences
 from igds.experiments.pages import write_pages
 from igds.experiments.results import read_result, result_file, selected_rows, write_result
-from igds.experiments.run import finished, run_experiment
+from igds.experiments.run import run_experiment
+from igds.experiments.state import finished
 from igds.experiments.tables import break_even, cost_table
 from igds.progress import SilentProgress
 from igds.runs.folder import RunFolder
@@ -300,12 +301,14 @@ def test_results_of_other_settings_are_refused_and_replaced_on_demand(
         run_experiment(changed, progress=SilentProgress())
     assert len(finished(load_config(config)).results) == 5
     before = read_result(result_file(results(copied_experiment), "igds_12rows_s0"))
+    cell = copied_experiment / "runs" / "tiny" / "cells" / "igds_12rows_s0"
+    (cell / "left_over").mkdir()
     found = run_experiment(changed, overwrite=True, progress=SilentProgress())
     after = read_result(result_file(results(copied_experiment), "igds_12rows_s0"))
     assert before is not None and after is not None and len(found.results) == 5
     assert after.identity["finetune"]["learning_rate"] == 0.005
     assert after.items["value"] != before.items["value"]
-    assert not list((copied_experiment / "runs" / "tiny" / "cells").glob("*.old"))
+    assert not (cell / "left_over").exists()
 
 
 def test_another_pool_makes_other_cells(copied_experiment: Path) -> None:

@@ -16,7 +16,8 @@ from igds.cli.main import main
 from igds.config.load import load_config
 from igds.errors import RequestError
 from igds.experiments.results import read_result, result_file
-from igds.experiments.run import missing_cells, run_experiment
+from igds.experiments.run import run_experiment
+from igds.experiments.state import missing_cells
 from igds.progress import SilentProgress
 
 ONE = """experiment:

@@ -19,7 +19,7 @@ from igds.experiments.cells import plan_cells
 from igds.experiments.comparison import adjusted, arms, contrasts
 from igds.experiments.figures import correlation_text
 from igds.experiments.results import CellResult, as_bits, selected_rows
-from igds.experiments.run import Finished
+from igds.experiments.state import Finished
 from igds.experiments.tables import (
     arm_table,
     break_even,

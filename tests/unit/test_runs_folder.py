@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from igds.errors import RequestError
+from igds.errors import InUse, RequestError
 from igds.runs.folder import RunFolder
 from igds.runs.lock import RunLock
 from igds.runs.memory import high_water_kib, peak_rss_mb
@@ -104,6 +104,31 @@ def test_a_second_run_is_refused_until_the_first_dies(tmp_path):
                 pass
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+def test_a_lock_that_is_waited_for_says_who_has_it_and_is_had_then(tmp_path):
+    command = [sys.executable, "-c", HOLDER.format(path=sys.path), str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        child = int(holder.stdout.readline())
+        said = []
+
+        def then_it_dies(who):
+            said.append(who)
+            holder.kill()
+
+        try:
+            with RunLock(tmp_path / "run", waits=then_it_dies):
+                assert said == [f"pid {holder.pid} on {os.uname().nodename}"]
+                with pytest.raises(InUse) as refusal, RunLock(tmp_path / "run"):
+                    pass
+                assert refusal.value.holder == f"pid {os.getpid()} on {os.uname().nodename}"
+        finally:
+            holder.kill()
+            os.kill(child, signal.SIGKILL)
+    free = []
+    with RunLock(tmp_path / "run", waits=free.append):
+        assert free == []
 
 
 def test_the_lock_is_given_back(tmp_path):

@@ -18,7 +18,7 @@ import small_results
 from igds.config.experiment import split_arm
 from igds.config.load import load_config
 from igds.experiments.cells import Cell, plan_cells
-from igds.experiments.run import Finished
+from igds.experiments.state import Finished
 
 measure = small_results.measure
 CONFIGS = Path(__file__).parents[2] / "configs" / "small"

@@ -34,7 +34,8 @@ class Experiment:
         file = load_config(self.config, overrides)
         from igds.experiments.comparison import contrasts
         from igds.experiments.pages import write_pages
-        from igds.experiments.run import finished, run_experiment
+        from igds.experiments.run import run_experiment
+        from igds.experiments.state import finished
         from igds.experiments.tables import stamps, verdict
 
         if self.tables:

@@ -59,7 +59,7 @@ def _indexed(file: ConfigFile) -> tuple[ConfigFile, Path, Trainings, list[str]]:
     """Index the rows; return what is counted, its run folder, the trainings, and notes."""
     from igds import pipeline
     from igds.config.experiment import ORIGINAL
-    from igds.experiments.run import missing_cells
+    from igds.experiments.state import missing_cells
     from igds.planning.training import Trainings, of_run
     from igds.progress import make_progress
 

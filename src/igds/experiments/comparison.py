@@ -12,7 +12,7 @@ from jaxtyping import Float
 from igds.config.experiment import FULL, ORIGINAL, Experiment, Grid, split_arm
 from igds.experiments.cells import Cell, budget_label
 from igds.experiments.results import CellResult
-from igds.experiments.run import Finished
+from igds.experiments.state import Finished
 from igds.stats.crossed import Crossed, crossed_mean, holm
 
 ACTIVATION = "feature_activation"

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from igds.config.experiment import FULL, ORIGINAL, split_arm
 from igds.experiments.cells import budget_label
 from igds.experiments.comparison import ACTIVATION, Arm
-from igds.experiments.run import Finished
+from igds.experiments.state import Finished
 from igds.reporting.figures import svg_text
 from igds.reporting.text import percent
 from igds.stats.rank import spearman

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from igds.experiments.comparison import arms
 from igds.experiments.figures import figures
-from igds.experiments.run import Finished
+from igds.experiments.state import Finished
 from igds.experiments.tables import comparison
 from igds.runs.files import whole_file
 

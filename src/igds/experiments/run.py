@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from importlib import import_module
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,13 @@ import pyarrow.compute as pc
 
 from igds import pipeline
 from igds.config.experiment import ORIGINAL, split_arm
-from igds.config.identity import digest, dump_yaml, to_plain
+from igds.config.identity import digest, dump_yaml
 from igds.config.load import ConfigFile
 from igds.config.schema import Config
 from igds.config.scoring import selects_by_features
-from igds.data.identity import source_identity
-from igds.errors import NoStandIn, NoTaskFeature, RequestError
+from igds.errors import InUse, NoStandIn, NoTaskFeature
 from igds.evaluation.results import TUNED
-from igds.experiments.cells import INPUTS, Cell, Plan, cell_identity, comparable, plan_cells
+from igds.experiments.cells import Cell, comparable
 from igds.experiments.costs import selection_seconds
 from igds.experiments.facts import cell_facts, made_by, training_facts
 from igds.experiments.results import (
@@ -28,82 +27,34 @@ from igds.experiments.results import (
     NO_SELECTION,
     CellResult,
     other_settings,
-    read_result,
     result_file,
     write_result,
 )
+from igds.experiments.state import (
+    Finished,
+    OpenExperiment,
+    cell_result,
+    finished,
+    open_experiment,
+    run_inputs,
+)
 from igds.methods.registry import split_draw
-from igds.models.load import model_identity, resolve_model
 from igds.progress import Progress, make_progress
 from igds.runs.files import read_json, write_json
 from igds.runs.folder import RunFolder
 from igds.runs.lock import RunLock
 from igds.runs.stage import committed_identity, stage_state
-from igds.stages.index import CHECKED
-from igds.tasks.registry import task_identity
 
-VERSION = 1
 _RECORD = "cell.json"
-_STAGES = [name for name in pipeline.STAGES if name != "report"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
-    """An experiment as far as it has come."""
-
-    plan: Plan
-    """Its cells."""
-    folder: Path
-    """`<runs_dir>/<name>`."""
-    results: Mapping[Cell, CellResult]
-    """The cells that were measured."""
-    unselected: Mapping[Cell, str] = field(default_factory=dict)
-    """Cells that have no selection, for want of a feature, and why: finished too."""
-
-    @property
-    def done(self) -> int:
-        """Return how many cells are finished."""
-        return len(self.results) + len(self.unselected)
-
-    @property
-    def missing(self) -> list[Cell]:
-        """Return the cells that are not finished."""
-        known = {*self.results, *self.unselected}
-        return [cell for cell in self.plan.cells if cell not in known]
-
-    @property
-    def complete(self) -> bool:
-        """Return whether all cells are finished."""
-        return not self.missing
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Work:
-    """An experiment that is being run."""
-
-    file: ConfigFile
-    plan: Plan
-    folder: Path
-    results: Path
-    overwrite: bool
-    progress: Progress
-
-    def file_of(self, config: Config) -> ConfigFile:
-        return replace(self.file, config=config)
-
-    def shared_of(self, cell: Cell) -> str:
-        return self.plan.run_of(cell)
-
-    def identity(self, cell: Cell, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a cell depends on; without inputs, the settings alone."""
-        parts = cell_identity(self.plan.cell_config(cell), inputs)
-        return to_plain({"version": VERSION, "cell": cell.name, **parts})
 
 
 def run_experiment(
     file: ConfigFile, *, overwrite: bool = False, progress: Progress | None = None
 ) -> Finished:
     """Run all cells that are not finished, and return the experiment.
+
+    Several processes may run one experiment at once: each takes cells that no other is making, and
+    returns when there are no more.
 
     Args:
         file: what `igds.load_config` returns, with a section `experiment`.
@@ -116,184 +67,97 @@ def run_experiment(
             settings.
         WorkError: the work failed; the same call goes on.
     """
-    work = _work(file, overwrite, progress or make_progress())
+    work = open_experiment(file, overwrite, progress or make_progress())
     cells = work.plan.cells
-    with RunLock(work.folder):
-        settled = [cell for cell in cells if _result(work, cell) is not None]
-        # Rows and weights are looked at where something is left to do with them, or may be.
-        open_runs = dict.fromkeys(
-            work.shared_of(cell) for cell in cells if overwrite or cell not in settled
-        )
-        inputs = {name: _inputs(work.file_of(work.plan.shared[name])) for name in open_runs}
-        missing = [
-            cell for cell in cells if _result(work, cell, inputs.get(work.shared_of(cell))) is None
-        ]
-        _drop_leftovers(work, missing)
-        work.progress.note(
-            f"experiment: {len(cells) - len(missing)} of {len(cells)} cells are finished"
-        )
-        # Cells of one variant are trained and measured by the same settings.
-        alike = {(split_arm(cell.arm)[1], cell.arm == ORIGINAL): cell for cell in missing}
-        for cell in alike.values():
-            pipeline.check_training(work.file_of(work.plan.cell_config(cell)))
-        lacking: dict[str, dict[str, str]] = {}
-        for place, cell in enumerate(missing, start=1):
-            name = work.shared_of(cell)
-            if name not in lacking:
+    settled = [cell for cell in cells if cell_result(work, cell) is not None]
+    # Rows and weights are looked at where something is left to do with them, or may be.
+    open_runs = dict.fromkeys(
+        work.plan.run_of(cell) for cell in cells if overwrite or cell not in settled
+    )
+    inputs = {name: run_inputs(work.file_of(work.plan.shared[name])) for name in open_runs}
+    missing = [
+        cell
+        for cell in cells
+        if cell_result(work, cell, inputs.get(work.plan.run_of(cell))) is None
+    ]
+    for cell in cells:  # a kill may have left weights
+        if cell not in missing:
+            _drop_weights(work, cell)
+    work.progress.note(
+        f"experiment: {len(cells) - len(missing)} of {len(cells)} cells are finished"
+    )
+    # Cells of one variant are trained and measured by the same settings.
+    alike = {(split_arm(cell.arm)[1], cell.arm == ORIGINAL): cell for cell in missing}
+    for cell in alike.values():
+        pipeline.check_training(work.file_of(work.plan.cell_config(cell)))
+    lacking: dict[str, dict[str, str]] = {}
+    for place, cell in enumerate(missing, start=1):
+        name = work.plan.run_of(cell)
+        if name not in lacking:
+            with RunLock(work.folder, waits=partial(_say_waiting, work)):
                 lacking[name] = _run_shared(work, name, missing)
-            work.progress.note(f"experiment: cell {cell.name}, {place} of {len(missing)}")
-            identity = work.identity(cell, inputs[name])
-            reason = lacking[name].get(cell.method)
-            if reason is None or cell.arm == ORIGINAL:
-                _run_cell(work, cell, identity)
-            else:
-                facts = {
-                    **cell_facts(cell, work.folder / name, {}),
-                    **made_by(),
-                    NO_SELECTION: reason,
-                }
-                kept = CellResult(identity=identity, facts=facts, items=ITEMS.empty_table())
-                write_result(result_file(work.results, cell.name), kept)
+        reason = None if cell.arm == ORIGINAL else lacking[name].get(cell.method)
+        said = f"experiment: cell {cell.name}, {place} of {len(missing)}"
+        if reason is None:
+            _make_cell(work, cell, inputs[name], said)
+        else:
+            work.progress.note(said)
+            _write_unselected(work, cell, inputs[name], reason)
     return finished(file)
 
 
-def finished(file: ConfigFile) -> Finished:
-    """Return the experiment as far as it has come, running nothing.
-
-    Only settings are compared with those of the cells: neither model nor SAEs nor data need be
-    there.
-
-    Raises:
-        RequestError: the configuration cannot be used, a cell was made by other settings, or two
-            cells of one run by other rows, SAEs, models or code, or measured on other rows.
-    """
-    work = _work(file, False, make_progress())
-    found = {cell: _result(work, cell) for cell in work.plan.cells}
-    kept = {cell: result for cell, result in found.items() if result is not None}
-    unselected = {
-        cell: result.facts[NO_SELECTION]
-        for cell, result in kept.items()
-        if NO_SELECTION in result.facts
-    }
-    results = {cell: result for cell, result in kept.items() if cell not in unselected}
-    _check_alike(work, results)
-    return Finished(plan=work.plan, folder=work.folder, results=results, unselected=unselected)
+def _say_waiting(work: OpenExperiment, holder: str) -> None:
+    work.progress.note(f"experiment: what its cells have in common is being made: {holder}; waits")
 
 
-def missing_cells(file: ConfigFile) -> tuple[Plan, list[Cell]]:
-    """Return the cells of an experiment, and those that are not finished by its settings.
-
-    Raises:
-        RequestError: the configuration cannot be used.
-    """
-    work = _work(file, True, make_progress())
-    return work.plan, [cell for cell in work.plan.cells if _result(work, cell) is None]
-
-
-def _check_alike(work: _Work, results: Mapping[Cell, CellResult]) -> None:
-    """Refuse cells that cannot be compared: of one run by other inputs, or on other test rows."""
-    seen: dict[tuple[str, str], tuple[str, str]] = {}
-    for cell, result in results.items():
-        parts = {("", "test rows"): result.identity["contents"]["test"]}
-        parts |= {
-            (work.shared_of(cell), name): result.identity[name]
-            for name in INPUTS
-            if name in result.identity
-        }
-        for part, value in parts.items():
-            found = digest(value)
-            other, first = seen.setdefault(part, (cell.name, found))
-            if found != first:
-                raise RequestError(
-                    f"{work.results}: the cells {other} and {cell.name} differ in their {part[1]}, "
-                    "and cannot be compared: igds experiment with --overwrite makes those that "
-                    "are not of today's again"
-                )
+def _make_cell(work: OpenExperiment, cell: Cell, inputs: Mapping[str, Any], said: str) -> None:
+    """Make a cell and its result, unless another process makes it or has made it by now."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(RunLock(_cell_folder(work, cell)))
+        except InUse as error:
+            work.progress.note(f"{said}: left to another process: {error.holder}")
+            return
+        if cell_result(work, cell, inputs) is not None:
+            work.progress.note(f"{said}: made by another process")
+            return
+        work.progress.note(said)
+        _run_cell(work, cell, work.identity(cell, inputs))
 
 
-def _work(file: ConfigFile, overwrite: bool, progress: Progress) -> _Work:
-    config = file.config
-    plan = plan_cells(config)
-    folder = (file.base / config.runs_dir / config.name).resolve()
-    results = plan.experiment.results
-    return _Work(
-        file=file,
-        plan=plan,
-        folder=folder,
-        results=folder / "results" if results is None else (file.base / results).resolve(),
-        overwrite=overwrite,
-        progress=progress,
+def _write_unselected(
+    work: OpenExperiment, cell: Cell, inputs: Mapping[str, Any], reason: str
+) -> None:
+    """Keep that a cell has no selection, and why."""
+    facts = cell_facts(cell, work.folder / work.plan.run_of(cell), {})
+    kept = CellResult(
+        identity=work.identity(cell, inputs),
+        facts={**facts, **made_by(), NO_SELECTION: reason},
+        items=ITEMS.empty_table(),
     )
+    write_result(result_file(work.results, cell.name), kept)
 
 
-def _inputs(file: ConfigFile) -> dict[str, Any]:
-    """Return the identities of a run's rows, SAEs, models, task and code: see `INPUTS`."""
-    context = pipeline.make_context(file, False, make_progress())
-    models = {"identified": context.model, "trained": context.train_model}
-    if score := file.config.score:
-        for name, model in (("scored", score.model), ("superfilter", score.superfilter_model)):
-            if model is not None:
-                models[name] = resolve_model(model, file.config.runtime.device, file.base)
-    return {
-        "contents": {
-            name: [source_identity(source, file.base) for source in getattr(file.config.data, name)]
-            for name in CHECKED
-        },
-        "sae_contents": context.sae_identity,
-        "models": {name: model_identity(spec) for name, spec in models.items() if spec},
-        "task_source": task_identity(file.config.task, file.base),
-        "stages": {name: import_module(f"igds.stages.{name}").VERSION for name in _STAGES},
-    }
+def _cell_folder(work: OpenExperiment, cell: Cell) -> Path:
+    return work.folder / "cells" / cell.name
 
 
-def _result(work: _Work, cell: Cell, inputs: Mapping[str, Any] | None = None) -> CellResult | None:
-    """Return a finished cell's result; one of other settings is refused, or not counted.
-
-    Args:
-        work: the experiment.
-        cell: the cell.
-        inputs: of its run; settings alone are compared when absent.
-    """
-    path = result_file(work.results, cell.name)
-    result = read_result(path)
-    if result is None:
-        return None
-    wanted = comparable(work.identity(cell, inputs or {}))
-    recorded = comparable(result.identity)
-    if inputs is None:
-        recorded = {name: part for name, part in recorded.items() if name not in INPUTS}
-    if recorded == wanted:
-        return result
-    if work.overwrite:
-        return None
-    raise other_settings(path, recorded, wanted)
-
-
-def _drop_leftovers(work: _Work, missing: Sequence[Cell]) -> None:
-    """Remove what a kill left of replaced cells, and of the weights of finished ones."""
-    for old in work.folder.glob("cells/*.old"):
-        shutil.rmtree(old)
-    for cell in work.plan.cells:
-        if cell not in missing:
-            _drop_weights(work, cell)
-
-
-def _drop_weights(work: _Work, cell: Cell) -> None:
+def _drop_weights(work: OpenExperiment, cell: Cell) -> None:
     """Remove the weights of a finished cell, unless they are wanted."""
     if work.plan.experiment.keep_models:
         return
     for name in ("model", "adapter"):
-        shutil.rmtree(work.folder / "cells" / cell.name / "finetune" / name, ignore_errors=True)
+        shutil.rmtree(_cell_folder(work, cell) / "finetune" / name, ignore_errors=True)
 
 
-def _run_shared(work: _Work, name: str, missing: Sequence[Cell]) -> dict[str, str]:
+def _run_shared(work: OpenExperiment, name: str, missing: Sequence[Cell]) -> dict[str, str]:
     """Run what missing cells have in common; return the methods that lack a feature, and why.
 
     Raises:
         NoTaskFeature: there is none, and a cell of the run is under no variant.
     """
     work.progress.note(f"experiment: {name}, what its cells have in common")
-    own = [cell for cell in work.plan.cells if work.shared_of(cell) == name]
+    own = [cell for cell in work.plan.cells if work.plan.run_of(cell) == name]
     made = _narrowed(work, name, missing)
     _run_part(work, made, until="index")
     pipeline.check_rows(work.file_of(work.plan.cell_config(own[0])))
@@ -321,14 +185,14 @@ def _run_shared(work: _Work, name: str, missing: Sequence[Cell]) -> dict[str, st
     return lacking
 
 
-def _narrowed(work: _Work, name: str, cells: Sequence[Cell]) -> Config:
+def _narrowed(work: OpenExperiment, name: str, cells: Sequence[Cell]) -> Config:
     """Return a run that cells have in common, without methods that neither they need nor it has."""
     scores = work.folder / name / "score"
     done = [path.name for path in scores.glob("*/") if stage_state(path) == "done"]
     return work.plan.shared_for(name, cells, done)
 
 
-def _run_part(work: _Work, made: Config, until: str | None = None) -> None:
+def _run_part(work: OpenExperiment, made: Config, until: str | None = None) -> None:
     pipeline.run_part(
         work.file_of(made),
         work.folder.parent,
@@ -338,9 +202,9 @@ def _run_part(work: _Work, made: Config, until: str | None = None) -> None:
     )
 
 
-def _run_cell(work: _Work, cell: Cell, identity: dict[str, Any]) -> None:
+def _run_cell(work: OpenExperiment, cell: Cell, identity: dict[str, Any]) -> None:
     """Run a cell, keep its result, and drop the weights unless they are wanted."""
-    folder = RunFolder(work.folder / "cells" / cell.name)
+    folder = RunFolder(_cell_folder(work, cell))
     config = work.plan.cell_config(cell)
     shared = work.folder / config.name
     scored = [f"score/{name}" for name in config.select.scored] if config.select else []
@@ -352,9 +216,7 @@ def _run_cell(work: _Work, cell: Cell, identity: dict[str, Any]) -> None:
     if known != wanted:
         if not work.overwrite:
             raise other_settings(folder.path, known, wanted)
-        aside = folder.path.with_name(folder.path.name + ".old")
-        folder.path.rename(aside)
-        shutil.rmtree(aside)
+        _clear(folder.path)
         begun = None
     code = begun["code"] if begun else made_by()
     write_json(folder.path / _RECORD, {**wanted, "code": code})
@@ -368,8 +230,18 @@ def _run_cell(work: _Work, cell: Cell, identity: dict[str, Any]) -> None:
     _drop_weights(work, cell)
 
 
+def _clear(cell: Path) -> None:
+    """Empty a cell's folder; its record goes last, so that after a kill it is cleared again."""
+    for path in cell.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in (_RECORD, ".lock", ".lock.json"):
+            path.unlink()
+    (cell / _RECORD).unlink()
+
+
 def _kept(
-    work: _Work,
+    work: OpenExperiment,
     cell: Cell,
     config: Config,
     folder: RunFolder,

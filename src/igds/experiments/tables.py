@@ -11,7 +11,7 @@ from igds.config.experiment import FULL, ORIGINAL, split_arm
 from igds.config.scoring import RANDOM_MATCHED, selects_by_features
 from igds.experiments.comparison import Arm, Tested, contrasts
 from igds.experiments.results import selected_rows
-from igds.experiments.run import Finished
+from igds.experiments.state import Finished
 from igds.reporting.text import count, decoding, duration, number, percent, signed
 from igds.stats.crossed import Crossed
 

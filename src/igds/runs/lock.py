@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from igds.errors import RequestError
+from igds.errors import InUse
 from igds.runs.files import read_json, write_json
 
 
@@ -22,6 +23,8 @@ class RunLock:
 
     folder: Path
     """The run folder, made if absent."""
+    waits: Callable[[str], None] | None = None
+    """Told who holds the folder before the lock is waited for; it is refused when absent."""
     _lock: BaseFileLock = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -33,7 +36,7 @@ class RunLock:
         """Take the lock and leave this process's host and pid beside it.
 
         Raises:
-            RequestError: another process, named by host and pid, works in the folder.
+            InUse: another process, named by host and pid, works in the folder.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -41,10 +44,14 @@ class RunLock:
         except Timeout as error:
             holder = read_json(self._holder)
             who = f"pid {holder['pid']} on {holder['host']}" if holder else "another process"
-            raise RequestError(
-                f"{self.folder} is in use by {who}: wait for it to end or stop it, or give this "
-                "run another name"
-            ) from error
+            if self.waits is None:
+                raise InUse(
+                    f"{self.folder} is in use by {who}: wait for it to end or stop it, or give "
+                    "this run another name",
+                    who,
+                ) from error
+            self.waits(who)
+            self._lock.acquire()
         write_json(self._holder, {"host": socket.gethostname(), "pid": os.getpid()})
         return self
 

@@ -1,0 +1,83 @@
+"""Several processes run one experiment at once: each cell is made by one of them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from test_experiment import with_experiment
+
+from igds.config.load import load_config
+from igds.experiments.results import read_result, result_file
+from igds.experiments.run import run_experiment
+from igds.experiments.state import missing_cells
+from igds.progress import SilentProgress
+from igds.runs.lock import RunLock
+
+GRID = """experiment:
+  grid:
+    - arms: [original, random, length]
+      budget: {rows: 12}
+      seeds: 2
+"""
+
+
+def experiment(project: Path) -> Path:
+    path = with_experiment(project) / "igds.yaml"
+    path.write_text(path.read_text().partition("experiment:")[0] + GRID)
+    return path
+
+
+def test_two_processes_share_the_cells(project: Path) -> None:
+    path = experiment(project)
+    command = [sys.executable, "-m", "igds.cli.main", "experiment", str(path)]
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert missing_cells(load_config(path))[1] == []
+    made = [set(re.findall(r"cell (\S+), \d of 5\n", errors)) for _, errors in said]
+    assert len(made[0]) + len(made[1]) == len(made[0] | made[1]) == 5
+    assert any("cells: 5 of 5 are finished" in out for out, _ in said)
+
+
+def test_a_cell_that_another_process_makes_is_left_to_it(project: Path) -> None:
+    file = load_config(experiment(project))
+    folder = project / "runs" / "tiny" / "cells" / "random_12rows_s0"
+    with RunLock(folder):
+        found = run_experiment(file, progress=SilentProgress())
+        assert [cell.name for cell in found.missing] == ["random_12rows_s0"]
+        assert sorted(path.name for path in folder.iterdir()) == [".lock", ".lock.json"]
+    found = run_experiment(file, progress=SilentProgress())
+    assert found.complete
+    assert read_result(result_file(project / "runs" / "tiny" / "results", "random_12rows_s0"))
+
+
+def test_a_cell_that_was_made_meanwhile_is_not_made_again(project: Path) -> None:
+    file = load_config(experiment(project))
+    results = project / "runs" / "tiny" / "results"
+
+    class OtherIsFaster(SilentProgress):
+        """Finishes the whole experiment when this process begins its second cell."""
+
+        def note(self, text: str) -> None:
+            if "cell random_12rows_s0, 2 of 5" in text:
+                others.append(text)
+                kept.extend(run_experiment(file, progress=SilentProgress()).missing)
+                before.update({path: path.stat().st_mtime_ns for path in results.iterdir()})
+            said.append(text)
+
+    others: list[str] = []
+    kept: list[object] = []
+    said: list[str] = []
+    before: dict[Path, int] = {}
+    found = run_experiment(file, progress=OtherIsFaster())
+    assert found.complete and len(others) == 1
+    # The cell that this process had begun was left to it.
+    assert [str(getattr(cell, "name", "")) for cell in kept] == ["random_12rows_s0"]
+    assert sum("made by another process" in text for text in said) == 3
+    assert {path: path.stat().st_mtime_ns for path in before} == before
