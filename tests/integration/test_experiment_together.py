@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from test_experiment import with_experiment
 
+from igds.cli.main import main
 from igds.config.load import load_config
 from igds.experiments.results import read_result, result_file
 from igds.experiments.run import run_experiment
@@ -33,16 +35,58 @@ def experiment(project: Path) -> Path:
 def test_two_processes_share_the_cells(project: Path) -> None:
     path = experiment(project)
     command = [sys.executable, "-m", "igds.cli.main", "experiment", str(path)]
-    both = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    said = [process.communicate() for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+    logs = [project / "one.log", project / "other.log"]
+    both = []
+    try:
+        for log in logs:
+            with log.open("w") as file:
+                both.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT))
+        codes = [process.wait() for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    said = [log.read_text() for log in logs]
+    assert codes == [0, 0], said
     assert missing_cells(load_config(path))[1] == []
-    made = [set(re.findall(r"cell (\S+), \d of 5\n", errors)) for _, errors in said]
+    made = [set(re.findall(r"cell (\S+), \d of \d\n", text)) for text in said]
     assert len(made[0]) + len(made[1]) == len(made[0] | made[1]) == 5
-    assert any("cells: 5 of 5 are finished" in out for out, _ in said)
+    assert any("cells: 5 of 5 are finished" in text for text in said)
+    assert "cells are finished" not in (project / "runs" / "tiny" / "comparison.md").read_text()
+
+
+HOLDER = """
+import sys
+from filelock import ReadWriteLock
+with getattr(ReadWriteLock(sys.argv[1]), sys.argv[2])():
+    print(flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize(
+    ("held", "words", "said"),
+    [
+        ("read_lock", ["--overwrite"], "others run it"),
+        ("write_lock", [], "another runs it with --overwrite"),
+        ("write_lock", ["--overwrite"], "others run it"),
+    ],
+)
+def test_a_process_that_overwrites_is_alone(
+    project: Path, capsys: pytest.CaptureFixture[str], held: str, words: list[str], said: str
+) -> None:
+    path = experiment(project)
+    folder = project / "runs" / "tiny"
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-c", HOLDER, str(folder / ".members.db"), held]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"\n"
+        try:
+            assert main(["experiment", str(path), *words]) == 2
+        finally:
+            holder.kill()
+    assert said in capsys.readouterr().err
+    assert {one.name for one in folder.iterdir()} == {".members.db"}
 
 
 def test_a_cell_that_another_process_makes_is_left_to_it(project: Path) -> None:

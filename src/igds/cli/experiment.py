@@ -35,14 +35,11 @@ class Experiment:
         from igds.experiments.comparison import contrasts
         from igds.experiments.pages import write_pages
         from igds.experiments.run import run_experiment
-        from igds.experiments.state import finished
         from igds.experiments.tables import stamps, verdict
 
-        if self.tables:
-            found = finished(file)
-        else:
-            found = run_experiment(file, overwrite=self.overwrite, progress=make_progress())
-        page = write_pages(found)
+        if not self.tables:
+            run_experiment(file, overwrite=self.overwrite, progress=make_progress())
+        found, page = write_pages(file)
         print(f"cells: {found.done} of {len(found.plan.cells)} are finished")
         if found.missing:
             print(f"missing: {', '.join(cell.name for cell in found.missing)}")

@@ -11,16 +11,11 @@ from igds.errors import did_you_mean
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 """Names that `finetune.trackers` takes, each that of its Python module."""
-LAYOUT = (
-    "device_batch",
-    "gradient_checkpointing",
-    "checkpoint_steps",
-    "processes",
-    "accelerate_config",
-    "trackers",
-)
-"""Settings of where and how igds's own training runs: they change rounding alone, unless a file of
-`accelerate config` sets more, so they may differ before a killed run goes on and between cells."""
+PASSES = ("device_batch", "gradient_checkpointing", "checkpoint_steps", "trackers")
+"""Settings that change a training's rounding alone, and the draws of `lora.dropout`: they may
+differ between the cells of an experiment."""
+LAYOUT = (*PASSES, "processes", "accelerate_config")
+"""Settings of where and how igds's own training runs: a killed run may go on with others."""
 RESPONSE = "{response}"
 """Place of the gold response in `finetune.response`."""
 

@@ -20,7 +20,7 @@ from igds.config.scoring import (
     Score,
     Select,
 )
-from igds.config.training import LAYOUT
+from igds.config.training import PASSES
 from igds.errors import RequestError
 from igds.stages.context import CELL_STAGES
 
@@ -272,10 +272,10 @@ def _methods(listed: Sequence[Cell], variants: Mapping[str | None, Config]) -> t
 
 
 def comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of a cell's identity today's must equal: all but where and how it trained."""
+    """Return what of a finished cell's identity today's must equal: all but `PASSES`."""
     if "finetune" not in identity:
         return dict(identity)
-    trained = {name: own for name, own in identity["finetune"].items() if name not in LAYOUT}
+    trained = {name: own for name, own in identity["finetune"].items() if name not in PASSES}
     return {**identity, "finetune": trained}
 
 

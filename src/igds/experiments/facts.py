@@ -34,8 +34,7 @@ def cell_facts(cell: Cell, shared: Path, seconds: Mapping[str, float]) -> dict[s
         "arm": cell.arm,
         "seed": cell.seed,
         "seconds": dict(seconds),
-        "outcome": RunFolder(shared).manifest().get("outcome"),
-        "identified": identified(shared),
+        **identified(shared),
     }
 
 

@@ -12,8 +12,10 @@ from igds.runs.stage import stage_state
 _EFFECT = ("feature", "split", "metric", "position", "delta", "delta_low", "delta_high")
 
 
-def identified(run: Path) -> dict[str, Any] | None:
-    """Return the task features of a run, why these, and their deltas; None without interventions.
+def identified(run: Path) -> dict[str, Any]:
+    """Return a run's `outcome`, and as `identified` its task features, why these, and their deltas.
+
+    Both are None without interventions.
 
     The deltas, also that of the features together, are those of S2 and S3, or of all rows in the
     paper mode; None where undefined.
@@ -22,19 +24,17 @@ def identified(run: Path) -> dict[str, Any] | None:
         run: its folder.
     """
     if stage_state(run / "intervene") != "done":
-        return None
+        return {"outcome": None, "identified": None}
     found = json.loads((run / "intervene" / "task_features.json").read_bytes())
     names = [*found["features"], found.get("group")]
     effects = RunFolder(run).table("intervene/effects.parquet").select(list(_EFFECT)).to_pylist()
-    return {
-        "features": found["features"],
-        "reason": found["reason"],
-        "effects": [
-            {name: None if value != value else value for name, value in row.items()}
-            for row in effects
-            if row["feature"] in names and row["split"] != "S1"
-        ],
-    }
+    deltas = [
+        {name: None if value != value else value for name, value in row.items()}
+        for row in effects
+        if row["feature"] in names and row["split"] != "S1"
+    ]
+    known = {"features": found["features"], "reason": found["reason"], "effects": deltas}
+    return {"outcome": found["outcome"].upper(), "identified": known}
 
 
 def ranked_by(run: Path, method: str) -> dict[str, float]:

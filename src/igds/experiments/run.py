@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
+from filelock import ReadWriteLock, Timeout
 
 from igds import pipeline
 from igds.config.experiment import ORIGINAL, split_arm
@@ -17,6 +19,7 @@ from igds.config.identity import digest, dump_yaml
 from igds.config.load import ConfigFile
 from igds.config.schema import Config
 from igds.config.scoring import selects_by_features
+from igds.data.identity import source_identity
 from igds.errors import InUse, NoStandIn, NoTaskFeature
 from igds.evaluation.results import TUNED
 from igds.experiments.cells import Cell, comparable
@@ -36,16 +39,20 @@ from igds.experiments.state import (
     cell_result,
     finished,
     open_experiment,
-    run_inputs,
 )
 from igds.methods.registry import split_draw
+from igds.models.load import model_identity, resolve_model
 from igds.progress import Progress, make_progress
 from igds.runs.files import read_json, write_json
 from igds.runs.folder import RunFolder
-from igds.runs.lock import RunLock
+from igds.runs.lock import HOLDER, LOCK, RunLock
 from igds.runs.stage import committed_identity, stage_state
+from igds.stages.index import CHECKED
+from igds.tasks.registry import task_identity
 
 _RECORD = "cell.json"
+_MEMBERS = ".members.db"
+_STAGES = [name for name in pipeline.STAGES if name != "report"]
 
 
 def run_experiment(
@@ -54,7 +61,7 @@ def run_experiment(
     """Run all cells that are not finished, and return the experiment.
 
     Several processes may run one experiment at once: each takes cells that no other is making, and
-    returns when there are no more.
+    returns when there are no more. One that overwrites must be alone.
 
     Args:
         file: what `igds.load_config` returns, with a section `experiment`.
@@ -63,18 +70,25 @@ def run_experiment(
         progress: where progress goes; a bar or plain lines on stderr by default.
 
     Raises:
-        RequestError: the configuration or the data cannot be used, or a cell was made by other
-            settings.
+        RequestError: the configuration or the data cannot be used, a cell was made by other
+            settings, or other processes run the experiment where one of them overwrites.
         WorkError: the work failed; the same call goes on.
     """
-    work = open_experiment(file, overwrite, progress or make_progress())
+    work = open_experiment(file, overwrite=overwrite, progress=progress)
+    with _joined(work):
+        _make_missing(work)
+    return finished(file)
+
+
+def _make_missing(work: OpenExperiment) -> None:
+    """Make the cells that are not finished, and before them what they have in common."""
     cells = work.plan.cells
     settled = [cell for cell in cells if cell_result(work, cell) is not None]
     # Rows and weights are looked at where something is left to do with them, or may be.
     open_runs = dict.fromkeys(
-        work.plan.run_of(cell) for cell in cells if overwrite or cell not in settled
+        work.plan.run_of(cell) for cell in cells if work.overwrite or cell not in settled
     )
-    inputs = {name: run_inputs(work.file_of(work.plan.shared[name])) for name in open_runs}
+    inputs = {name: _inputs(work.file_of(work.plan.shared[name])) for name in open_runs}
     missing = [
         cell
         for cell in cells
@@ -96,21 +110,44 @@ def run_experiment(
         if name not in lacking:
             with RunLock(work.folder, waits=partial(_say_waiting, work)):
                 lacking[name] = _run_shared(work, name, missing)
-        reason = None if cell.arm == ORIGINAL else lacking[name].get(cell.method)
         said = f"experiment: cell {cell.name}, {place} of {len(missing)}"
-        if reason is None:
-            _make_cell(work, cell, inputs[name], said)
-        else:
-            work.progress.note(said)
-            _write_unselected(work, cell, inputs[name], reason)
-    return finished(file)
+        _make_cell(work, cell, inputs[name], lacking[name], said)
+
+
+@contextmanager
+def _joined(work: OpenExperiment) -> Iterator[None]:
+    """Be one of the processes that run an experiment, or with `overwrite` the only one.
+
+    Raises:
+        InUse: another process makes cells again, or this one would beside others.
+    """
+    work.folder.mkdir(parents=True, exist_ok=True)
+    lock = ReadWriteLock(work.folder / _MEMBERS)
+    join = lock.write_lock if work.overwrite else lock.read_lock
+    with ExitStack() as held:
+        try:
+            held.enter_context(join(blocking=False))
+        except Timeout as error:
+            others = "others run it" if work.overwrite else "another runs it with --overwrite"
+            raise InUse(
+                f"{work.folder}: a process that makes cells again must be alone, and {others}: "
+                "wait for the end, or stop it",
+                "another process",
+            ) from error
+        yield
 
 
 def _say_waiting(work: OpenExperiment, holder: str) -> None:
-    work.progress.note(f"experiment: what its cells have in common is being made: {holder}; waits")
+    work.progress.note(f"experiment: {work.folder} is in use by {holder}: waits")
 
 
-def _make_cell(work: OpenExperiment, cell: Cell, inputs: Mapping[str, Any], said: str) -> None:
+def _make_cell(
+    work: OpenExperiment,
+    cell: Cell,
+    inputs: Mapping[str, Any],
+    lacking: Mapping[str, str],
+    said: str,
+) -> None:
     """Make a cell and its result, unless another process makes it or has made it by now."""
     with ExitStack() as held:
         try:
@@ -122,24 +159,41 @@ def _make_cell(work: OpenExperiment, cell: Cell, inputs: Mapping[str, Any], said
             work.progress.note(f"{said}: made by another process")
             return
         work.progress.note(said)
-        _run_cell(work, cell, work.identity(cell, inputs))
-
-
-def _write_unselected(
-    work: OpenExperiment, cell: Cell, inputs: Mapping[str, Any], reason: str
-) -> None:
-    """Keep that a cell has no selection, and why."""
-    facts = cell_facts(cell, work.folder / work.plan.run_of(cell), {})
-    kept = CellResult(
-        identity=work.identity(cell, inputs),
-        facts={**facts, **made_by(), NO_SELECTION: reason},
-        items=ITEMS.empty_table(),
-    )
-    write_result(result_file(work.results, cell.name), kept)
+        identity = work.identity(cell, inputs)
+        if cell.arm == ORIGINAL or cell.method not in lacking:
+            _run_cell(work, cell, identity)
+            return
+        facts = {
+            **cell_facts(cell, work.folder / work.plan.run_of(cell), {}),
+            **made_by(),
+            NO_SELECTION: lacking[cell.method],
+        }
+        kept = CellResult(identity=identity, facts=facts, items=ITEMS.empty_table())
+        write_result(result_file(work.results, cell.name), kept)
 
 
 def _cell_folder(work: OpenExperiment, cell: Cell) -> Path:
     return work.folder / "cells" / cell.name
+
+
+def _inputs(file: ConfigFile) -> dict[str, Any]:
+    """Return the identities of a run's rows, SAEs, models, task and code: see `INPUTS`."""
+    context = pipeline.make_context(file, False, make_progress())
+    models = {"identified": context.model, "trained": context.train_model}
+    if score := file.config.score:
+        for name, model in (("scored", score.model), ("superfilter", score.superfilter_model)):
+            if model is not None:
+                models[name] = resolve_model(model, file.config.runtime.device, file.base)
+    return {
+        "contents": {
+            name: [source_identity(source, file.base) for source in getattr(file.config.data, name)]
+            for name in CHECKED
+        },
+        "sae_contents": context.sae_identity,
+        "models": {name: model_identity(spec) for name, spec in models.items() if spec},
+        "task_source": task_identity(file.config.task, file.base),
+        "stages": {name: import_module(f"igds.stages.{name}").VERSION for name in _STAGES},
+    }
 
 
 def _drop_weights(work: OpenExperiment, cell: Cell) -> None:
@@ -210,34 +264,36 @@ def _run_cell(work: OpenExperiment, cell: Cell, identity: dict[str, Any]) -> Non
     scored = [f"score/{name}" for name in config.select.scored] if config.select else []
     # A cell that was begun goes on only if what it was begun on is still the same.
     made_of = {name: digest(committed_identity(shared / name)) for name in ("index", *scored)}
-    wanted = {"identity": comparable(identity), "shared": made_of}
     begun = read_json(folder.path / _RECORD)
-    known = {name: begun[name] for name in wanted} if begun else wanted
-    if known != wanted:
-        if not work.overwrite:
-            raise other_settings(folder.path, known, wanted)
-        _clear(folder.path)
-        begun = None
-    code = begun["code"] if begun else made_by()
-    write_json(folder.path / _RECORD, {**wanted, "code": code})
+    if begun:
+        known = {"identity": comparable(begun["identity"]), "shared": begun["shared"]}
+        wanted = {"identity": comparable(identity), "shared": made_of}
+        if known != wanted:
+            if not work.overwrite:
+                raise other_settings(folder.path, known, wanted)
+            _clear(folder.path)
+            begun = None
+    if not begun:
+        begun = {"identity": identity, "shared": made_of, "code": made_by()}
+        write_json(folder.path / _RECORD, begun)
     folder.write_config(dump_yaml(config))
     if stage_state(folder.path / "evaluate") != "done":
         pipeline.run_cell(
             work.file_of(config), folder, overwrite=work.overwrite, progress=work.progress
         )
-    kept = _kept(work, cell, config, folder, identity, code)
+    kept = _kept(work, cell, config, folder, begun["identity"], begun["code"])
     write_result(result_file(work.results, cell.name), kept)
     _drop_weights(work, cell)
 
 
 def _clear(cell: Path) -> None:
-    """Empty a cell's folder; its record goes last, so that after a kill it is cleared again."""
+    """Empty a cell's folder; after a kill half-way its record fits no settings."""
+    write_json(cell / _RECORD, {"identity": {}, "shared": {}})
     for path in cell.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name not in (_RECORD, ".lock", ".lock.json"):
+        elif path.name not in (_RECORD, LOCK, HOLDER):
             path.unlink()
-    (cell / _RECORD).unlink()
 
 
 def _kept(

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from igds import pipeline
 from igds.config.identity import digest, to_plain
 from igds.config.load import ConfigFile
 from igds.config.schema import Config
-from igds.data.identity import source_identity
 from igds.errors import RequestError
 from igds.experiments.cells import INPUTS, Cell, Plan, cell_identity, comparable, plan_cells
 from igds.experiments.results import (
@@ -22,13 +19,9 @@ from igds.experiments.results import (
     read_result,
     result_file,
 )
-from igds.models.load import model_identity, resolve_model
 from igds.progress import Progress, make_progress
-from igds.stages.index import CHECKED
-from igds.tasks.registry import task_identity
 
 VERSION = 1
-_STAGES = [name for name in pipeline.STAGES if name != "report"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +91,7 @@ def finished(file: ConfigFile) -> Finished:
         RequestError: the configuration cannot be used, a cell was made by other settings, or two
             cells of one run by other rows, SAEs, models or code, or measured on other rows.
     """
-    work = open_experiment(file, False, make_progress())
+    work = open_experiment(file)
     found = {cell: cell_result(work, cell) for cell in work.plan.cells}
     kept = {cell: result for cell, result in found.items() if result is not None}
     unselected = {
@@ -117,7 +110,7 @@ def missing_cells(file: ConfigFile) -> tuple[Plan, list[Cell]]:
     Raises:
         RequestError: the configuration cannot be used.
     """
-    work = open_experiment(file, True, make_progress())
+    work = open_experiment(file, overwrite=True)
     return work.plan, [cell for cell in work.plan.cells if cell_result(work, cell) is None]
 
 
@@ -142,7 +135,9 @@ def _check_alike(work: OpenExperiment, results: Mapping[Cell, CellResult]) -> No
                 )
 
 
-def open_experiment(file: ConfigFile, overwrite: bool, progress: Progress) -> OpenExperiment:
+def open_experiment(
+    file: ConfigFile, *, overwrite: bool = False, progress: Progress | None = None
+) -> OpenExperiment:
     """Return an experiment with its cells and folders, looking at nothing on disk.
 
     Raises:
@@ -158,28 +153,8 @@ def open_experiment(file: ConfigFile, overwrite: bool, progress: Progress) -> Op
         folder=folder,
         results=folder / "results" if results is None else (file.base / results).resolve(),
         overwrite=overwrite,
-        progress=progress,
+        progress=progress or make_progress(),
     )
-
-
-def run_inputs(file: ConfigFile) -> dict[str, Any]:
-    """Return the identities of a run's rows, SAEs, models, task and code: see `INPUTS`."""
-    context = pipeline.make_context(file, False, make_progress())
-    models = {"identified": context.model, "trained": context.train_model}
-    if score := file.config.score:
-        for name, model in (("scored", score.model), ("superfilter", score.superfilter_model)):
-            if model is not None:
-                models[name] = resolve_model(model, file.config.runtime.device, file.base)
-    return {
-        "contents": {
-            name: [source_identity(source, file.base) for source in getattr(file.config.data, name)]
-            for name in CHECKED
-        },
-        "sae_contents": context.sae_identity,
-        "models": {name: model_identity(spec) for name, spec in models.items() if spec},
-        "task_source": task_identity(file.config.task, file.base),
-        "stages": {name: import_module(f"igds.stages.{name}").VERSION for name in _STAGES},
-    }
 
 
 def cell_result(

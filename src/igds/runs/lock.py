@@ -13,6 +13,9 @@ from filelock import BaseFileLock, FileLock, Timeout
 from igds.errors import InUse
 from igds.runs.files import read_json, write_json
 
+LOCK, HOLDER = ".lock", ".lock.json"
+"""Names in a run folder: the file that is locked, and who holds it."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunLock:
@@ -30,7 +33,7 @@ class RunLock:
     def __post_init__(self) -> None:
         """Name the lock file."""
         # A soft lock would outlive a killed holder, so a file system without locks is an error.
-        object.__setattr__(self, "_lock", FileLock(self.folder / ".lock", fallback_to_soft=False))
+        object.__setattr__(self, "_lock", FileLock(self.folder / LOCK, fallback_to_soft=False))
 
     def __enter__(self) -> RunLock:
         """Take the lock and leave this process's host and pid beside it.
@@ -63,4 +66,4 @@ class RunLock:
     @property
     def _holder(self) -> Path:
         """File with the holder's host and pid, stale when there is no holder."""
-        return self.folder / ".lock.json"
+        return self.folder / HOLDER
