@@ -216,8 +216,8 @@ def test_a_variant_takes_the_stages_that_it_does_not_change(done: Path) -> None:
 
 
 def test_the_page_has_every_arm_and_both_figures(done: Path) -> None:
-    found = finished(load_config(done / "igds.yaml"))
-    text = write_pages(found).read_text()
+    found, page = write_pages(load_config(done / "igds.yaml"))
+    text = page.read_text()
     for arm in ("original", "full", "igds@folded", "random-matched", "loss"):
         assert f"| {arm} |" in text
     assert "### Declared contrasts" in text and "cells are finished" not in text
@@ -225,7 +225,7 @@ def test_the_page_has_every_arm_and_both_figures(done: Path) -> None:
         assert f"({name})" in text
         assert (found.folder / name).read_text().startswith("<?xml")
     again = {name: (found.folder / name).read_bytes() for name in ("ratio.svg", "comparison.md")}
-    write_pages(found)
+    write_pages(load_config(done / "igds.yaml"))
     assert again == {name: (found.folder / name).read_bytes() for name in again}
     assert any("than loss" in line for line in break_even(found, arms(found)))
 
@@ -301,14 +301,13 @@ def test_results_of_other_settings_are_refused_and_replaced_on_demand(
         run_experiment(changed, progress=SilentProgress())
     assert len(finished(load_config(config)).results) == 5
     before = read_result(result_file(results(copied_experiment), "igds_12rows_s0"))
-    cell = copied_experiment / "runs" / "tiny" / "cells" / "igds_12rows_s0"
-    (cell / "left_over").mkdir()
+    left_over = copied_experiment / "runs/tiny/cells/igds_12rows_s0/left_over"
+    left_over.mkdir()
     found = run_experiment(changed, overwrite=True, progress=SilentProgress())
     after = read_result(result_file(results(copied_experiment), "igds_12rows_s0"))
     assert before is not None and after is not None and len(found.results) == 5
     assert after.identity["finetune"]["learning_rate"] == 0.005
-    assert after.items["value"] != before.items["value"]
-    assert not (cell / "left_over").exists()
+    assert after.items["value"] != before.items["value"] and not left_over.exists()
 
 
 def test_another_pool_makes_other_cells(copied_experiment: Path) -> None:
@@ -349,15 +348,17 @@ def test_test_rows_without_responses_are_refused_once_they_are_indexed(
 
 
 def test_draws_of_stand_ins_that_there_are_not_have_no_selection(copied_experiment: Path) -> None:
-    with (copied_experiment / "igds.yaml").open("a") as config:
-        config.write("    - {arms: [igds-matched], budget: {rows: 12}, seeds: 5}\n")
-    found = run_experiment(load_config(copied_experiment / "igds.yaml"), progress=SilentProgress())
+    config = copied_experiment / "igds.yaml"
+    more = "    - {arms: [igds-matched], budget: {rows: 12}, seeds: 5}\n"
+    config.write_text(config.read_text() + more)
+    file = load_config(config)
+    found = run_experiment(file, progress=SilentProgress())
     made = [cell.seed for cell in found.results if cell.arm == "igds-matched"]
     lacking = [cell.seed for cell in found.unselected]
     assert made and lacking and sorted([*made, *lacking]) == [0, 1, 2, 3, 4]
     assert min(lacking) > max(made) and found.complete
     assert set(found.unselected.values()) == {"too few features resemble the task features"}
-    assert f"igds-matched_12rows_s{lacking[0]}" in write_pages(found).read_text()
+    assert f"igds-matched_12rows_s{lacking[0]}" in write_pages(file)[1].read_text()
 
 
 def test_a_file_that_is_no_result_is_named(copied_experiment: Path) -> None:
@@ -379,11 +380,11 @@ def test_differences_leave_out_cells_that_are_not_there(done: Path) -> None:
 
 
 def test_an_arm_for_which_no_feature_is_found_has_no_selection(copied_experiment: Path) -> None:
-    text = (copied_experiment / "igds.yaml").read_text()
+    config = copied_experiment / "igds.yaml"
+    text = config.read_text()
     text = text.replace("fast: --fine", "barred: --intervene.delta-min 1000, fast: --fine")
-    text += "    - {arms: [igds@barred], budget: {rows: 12}}\n"
-    (copied_experiment / "igds.yaml").write_text(text)
-    file = load_config(copied_experiment / "igds.yaml")
+    config.write_text(text + "    - {arms: [igds@barred], budget: {rows: 12}}\n")
+    file = load_config(config)
     found = run_experiment(file, progress=SilentProgress())
     (barred,) = found.unselected
     assert barred.name == "igds@barred_12rows_s0" and found.done == len(CELLS) + 1
@@ -392,7 +393,7 @@ def test_an_arm_for_which_no_feature_is_found_has_no_selection(copied_experiment
     assert kept is not None and kept.facts["identified"]["features"] == []
     assert not len(kept.items) and "igds@barred" not in {arm.arm for arm in arms(found)}
     said = "**No selection**: igds@barred_12rows_s0, as interventions found no feature."
-    assert said in write_pages(found).read_text()
+    assert said in write_pages(file)[1].read_text()
     written = path.stat().st_mtime_ns
     assert run_experiment(file, progress=SilentProgress()).unselected == found.unselected
     assert path.stat().st_mtime_ns == written
