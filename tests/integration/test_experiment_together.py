@@ -12,6 +12,7 @@ from test_experiment import with_experiment
 
 from igds.cli.main import main
 from igds.config.load import load_config
+from igds.experiments.cells import Cell
 from igds.experiments.results import read_result, result_file
 from igds.experiments.run import run_experiment
 from igds.experiments.state import missing_cells
@@ -116,12 +117,12 @@ def test_a_cell_that_was_made_meanwhile_is_not_made_again(project: Path) -> None
             said.append(text)
 
     others: list[str] = []
-    kept: list[object] = []
+    kept: list[Cell] = []
     said: list[str] = []
     before: dict[Path, int] = {}
     found = run_experiment(file, progress=OtherIsFaster())
     assert found.complete and len(others) == 1
     # The cell that this process had begun was left to it.
-    assert [str(getattr(cell, "name", "")) for cell in kept] == ["random_12rows_s0"]
+    assert [cell.name for cell in kept] == ["random_12rows_s0"]
     assert sum("made by another process" in text for text in said) == 3
     assert {path: path.stat().st_mtime_ns for path in before} == before

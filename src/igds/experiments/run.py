@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +20,7 @@ from igds.config.load import ConfigFile
 from igds.config.schema import Config
 from igds.config.scoring import selects_by_features
 from igds.data.identity import source_identity
-from igds.errors import InUse, NoStandIn, NoTaskFeature
+from igds.errors import InUse, NoStandIn, NoTaskFeature, RequestError
 from igds.evaluation.results import TUNED
 from igds.experiments.cells import Cell, comparable
 from igds.experiments.costs import selection_seconds
@@ -114,27 +114,23 @@ def _make_missing(work: OpenExperiment) -> None:
         _make_cell(work, cell, inputs[name], lacking[name], said)
 
 
-@contextmanager
-def _joined(work: OpenExperiment) -> Iterator[None]:
-    """Be one of the processes that run an experiment, or with `overwrite` the only one.
+def _joined(work: OpenExperiment) -> AbstractContextManager[object]:
+    """Become one of the processes that run an experiment, or with `overwrite` the only one.
 
     Raises:
-        InUse: another process makes cells again, or this one would beside others.
+        RequestError: another process makes cells again, or this one would beside others.
     """
     work.folder.mkdir(parents=True, exist_ok=True)
     lock = ReadWriteLock(work.folder / _MEMBERS)
-    join = lock.write_lock if work.overwrite else lock.read_lock
-    with ExitStack() as held:
-        try:
-            held.enter_context(join(blocking=False))
-        except Timeout as error:
-            others = "others run it" if work.overwrite else "another runs it with --overwrite"
-            raise InUse(
-                f"{work.folder}: a process that makes cells again must be alone, and {others}: "
-                "wait for the end, or stop it",
-                "another process",
-            ) from error
-        yield
+    join = lock.acquire_write if work.overwrite else lock.acquire_read
+    try:
+        return join(blocking=False)
+    except Timeout as error:
+        others = "others run it" if work.overwrite else "another runs it with --overwrite"
+        raise RequestError(
+            f"{work.folder}: a process that makes cells again must be alone, and {others}: "
+            "wait for the end, or stop it"
+        ) from error
 
 
 def _say_waiting(work: OpenExperiment, holder: str) -> None:

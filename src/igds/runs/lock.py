@@ -27,7 +27,7 @@ class RunLock:
     folder: Path
     """The run folder, made if absent."""
     waits: Callable[[str], None] | None = None
-    """Told who holds the folder before the lock is waited for; it is refused when absent."""
+    """Told who holds the folder before the lock is waited for; when absent it is not waited for."""
     _lock: BaseFileLock = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
