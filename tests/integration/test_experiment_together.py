@@ -90,6 +90,19 @@ def test_a_process_that_overwrites_is_alone(
     assert {one.name for one in folder.iterdir()} == {".members.db"}
 
 
+def test_a_plan_indexes_what_cells_share_only_where_no_process_makes_it(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = experiment(project)
+    folder = project / "runs" / "tiny"
+    with RunLock(folder):  # as an experiment holds it then, and waits for it
+        assert main(["plan", str(path)]) == 2
+        assert f"{folder} is in use by pid" in capsys.readouterr().err
+        assert not (folder / "shared").exists()
+    assert main(["plan", str(path)]) == 0
+    assert (folder / "shared" / "index").is_dir()
+
+
 def test_a_cell_that_another_process_makes_is_left_to_it(project: Path) -> None:
     file = load_config(experiment(project))
     folder = project / "runs" / "tiny" / "cells" / "random_12rows_s0"

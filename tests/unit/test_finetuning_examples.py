@@ -248,3 +248,5 @@ def test_one_process_sees_one_gpu_and_several_are_launched(tmp_path: Path) -> No
         str(tmp_path / "fsdp.yaml"), "-m", "igds.finetuning.train", str(tmp_path), "--attached",
     ]  # fmt: skip
     assert "CUDA_VISIBLE_DEVICES" not in training_environment(two, {}, "cuda", 2, tmp_path)
+    command = training_command(folder, settings(processes=2), tmp_path)
+    assert command[3:7] == ["--num_processes", "2", "--main_process_port", "0"]

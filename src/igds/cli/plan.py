@@ -58,23 +58,34 @@ class Plan:
 def _indexed(file: ConfigFile) -> tuple[ConfigFile, Path, Trainings, list[str]]:
     """Index the rows; return what is counted, its run folder, the trainings, and notes."""
     from igds import pipeline
-    from igds.config.experiment import ORIGINAL
-    from igds.experiments.state import missing_cells
-    from igds.planning.training import Trainings, of_run
+    from igds.planning.training import of_run
     from igds.progress import make_progress
 
-    config, progress = file.config, make_progress()
-    if config.experiment is None:
-        run = pipeline.run(file, until="index", progress=progress)
-        pipeline.check_splits(file)
-        return file, run.folder.path, of_run(config), []
+    if file.config.experiment is not None:
+        return _experiment_indexed(file)
+    run = pipeline.run(file, until="index", progress=make_progress())
+    pipeline.check_splits(file)
+    return file, run.folder.path, of_run(file.config), []
+
+
+def _experiment_indexed(file: ConfigFile) -> tuple[ConfigFile, Path, Trainings, list[str]]:
+    """Index the rows of the first run that missing cells have in common; return as `_indexed`."""
+    from igds import pipeline
+    from igds.config.experiment import ORIGINAL
+    from igds.experiments.state import missing_cells
+    from igds.planning.training import Trainings
+    from igds.progress import make_progress
+    from igds.runs.lock import RunLock
+
+    config = file.config
     plan, missing = missing_cells(file)
     listed = missing or plan.cells
     first, *others = dict.fromkeys(plan.run_of(cell) for cell in listed)
-    shared = replace(file, config=plan.shared[first])
-    run = pipeline.run_part(
-        shared, file.base / config.runs_dir, until="index", overwrite=False, progress=progress
-    )
+    shared, runs = replace(file, config=plan.shared[first]), file.base / config.runs_dir
+    with RunLock(runs / config.name):  # the experiment waits, if it comes now
+        run = pipeline.run_part(
+            shared, runs, until="index", overwrite=False, progress=make_progress()
+        )
     pipeline.check_splits(shared)
     of = f" of {len(plan.cells)}" if len(listed) < len(plan.cells) else ""
     trainings = Trainings(

@@ -109,6 +109,9 @@ def training_command(folder: TrainFolder, settings: Finetune, base: Path) -> lis
     options = ["--num_processes", str(settings.processes)] if settings.processes > 1 else []
     if settings.accelerate_config is not None:
         options += ["--config_file", str(base / settings.accelerate_config)]
+    else:
+        # A port that is free: cells that begin at the same instant would ask for the same one.
+        options += ["--main_process_port", "0"]
     return [sys.executable, "-m", "accelerate.commands.launch", *options, *train]
 
 
