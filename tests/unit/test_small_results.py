@@ -17,7 +17,7 @@ from planted_cells import cell_result, item
 import small_results
 from igds.config.experiment import split_arm
 from igds.config.load import load_config
-from igds.experiments.cells import Cell, plan_cells
+from igds.experiments.cells import Cell, budget_label, plan_cells
 from igds.experiments.state import Finished
 
 measure = small_results.measure
@@ -189,6 +189,24 @@ def test_what_was_declared_is_said_by_its_verdict_alone() -> None:
     random, igds = said[4:6]
     assert " igds," not in random and "igds-frequency" in random
     assert "cosine" not in igds and "bottom" not in igds and "igds-frequency" in igds
+
+
+def test_shares_are_compared_with_the_whole_pool_by_seed() -> None:
+    def mean(cell: Cell) -> float:
+        share = (
+            {"0.2": -0.3, "0.5": -0.1}[budget_label(cell.budget)] if cell.arm == "igds" else -0.2
+        )
+        return cell.seed + (0.0 if cell.arm == "full" else share)  # far apart unless paired
+
+    grid = planted("math", mean)
+    found = small_results.minus_full(grid, measure(grid).arms)
+    assert set(found) == {(arm, share) for arm in ("igds", "random") for share in ("0.2", "0.5")}
+    assert {gap.seeds for gap in found.values()} == {3}  # the whole pool has three
+    assert found["igds", "0.2"].interval.mean == pytest.approx(-0.3, abs=0.02)
+    assert found["igds", "0.5"].interval.mean == pytest.approx(-0.1, abs=0.02)
+    assert found["igds", "0.5"].interval.high < 0
+    none = {cell: one for cell, one in grid.results.items() if cell.arm != "full"}
+    assert small_results.minus_full(grid, measure(replace(grid, results=none)).arms) == {}
 
 
 @pytest.mark.parametrize(
