@@ -192,8 +192,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """Where and how the work runs; but for `device` where a dtype is auto, results change by no more
-    than rounding."""
+    """Where and how the work runs; beyond rounding, only `device` (by an auto dtype) counts."""
 
     executor: Literal["local", "ray"] = "local"
     """Where shards run. local: processes on this machine. ray is refused: it comes in a later
