@@ -22,6 +22,7 @@ from _common import ROOT
 from _small_development import TRIED, TUNED, VARIANTS, met, rates, tokens_a_row, variants
 from igds.config.experiment import FULL, ORIGINAL
 from igds.config.load import load_config
+from igds.experiments.cells import Cell
 from igds.experiments.comparison import Arm, Tested, adjusted, arms, contrasts, difference
 from igds.experiments.figures import figures
 from igds.experiments.pages import TITLES
@@ -279,33 +280,32 @@ def sides(gaps: Mapping[str, Crossed], words: tuple[str, str, str, str]) -> str:
 
 def igds_minus(experiment: Finished, measured: Sequence[Arm]) -> dict[tuple[str, str], Crossed]:
     """Return arm and budget -> igds minus that arm on the primary metric, by paired seeds."""
-    primary = experiment.plan.experiment.primary
-    own = {
-        arm.budget: {cell.seed: cell for cell in arm.cells} for arm in measured if arm.arm == "igds"
+    own = {arm.budget: arm.cells for arm in measured if arm.arm == "igds"}
+    found = {
+        (arm.arm, arm.budget): by_seed(experiment, own.get(arm.budget, ()), arm.cells)
+        for arm in measured
+        if arm.arm not in ("igds", ORIGINAL, FULL)
     }
-    found = {}
-    for arm in measured:
-        ours = own.get(arm.budget, {})
-        if arm.arm in ("igds", ORIGINAL, FULL):
-            continue
-        theirs = [cell for cell in arm.cells if cell.seed in ours]
-        gap = difference(experiment, [ours[cell.seed] for cell in theirs], theirs, primary)
-        if gap is not None:
-            found[arm.arm, arm.budget] = gap
-    return found
+    return {pair: gap for pair, gap in found.items() if gap is not None}
 
 
 def minus_full(experiment: Finished, measured: Sequence[Arm]) -> dict[tuple[str, str], Crossed]:
     """Return arm and budget -> igds or random rows minus the whole pool, by paired seeds."""
-    primary = experiment.plan.experiment.primary
-    whole = {cell.seed: cell for arm in measured if arm.arm == FULL for cell in arm.cells}
-    found = {}
-    for arm in measured:
-        ours = [cell for cell in arm.cells if cell.seed in whole and arm.arm in ("igds", "random")]
-        gap = difference(experiment, ours, [whole[cell.seed] for cell in ours], primary)
-        if gap is not None:
-            found[arm.arm, arm.budget] = gap
-    return found
+    whole = [cell for arm in measured if arm.arm == FULL for cell in arm.cells]
+    found = {
+        (arm.arm, arm.budget): by_seed(experiment, arm.cells, whole)
+        for arm in measured
+        if arm.arm in ("igds", "random")
+    }
+    return {pair: gap for pair, gap in found.items() if gap is not None}
+
+
+def by_seed(experiment: Finished, ours: Sequence[Cell], theirs: Sequence[Cell]) -> Crossed | None:
+    """Return cells minus others on the primary metric, by seeds of both; None where none is."""
+    others = {cell.seed: cell for cell in theirs}
+    ours = [cell for cell in ours if cell.seed in others]
+    paired = [others[cell.seed] for cell in ours]
+    return difference(experiment, ours, paired, experiment.plan.experiment.primary)
 
 
 def difference_table(found: Mapping[tuple[str, str], Crossed], named: str = "igds minus it") -> str:
