@@ -74,17 +74,16 @@ def _experiment_indexed(file: ConfigFile) -> tuple[ConfigFile, Path, Trainings, 
     from igds.config.experiment import ORIGINAL
     from igds.experiments.state import missing_cells
     from igds.planning.training import Trainings
-    from igds.progress import make_progress
     from igds.runs.lock import RunLock
 
-    config = file.config
-    plan, missing = missing_cells(file)
+    work, missing = missing_cells(file)
+    config, plan = file.config, work.plan
     listed = missing or plan.cells
     first, *others = dict.fromkeys(plan.run_of(cell) for cell in listed)
-    shared, runs = replace(file, config=plan.shared[first]), file.base / config.runs_dir
-    with RunLock(runs / config.name):  # the experiment waits, if it comes now
+    shared = work.file_of(plan.shared[first])
+    with RunLock(work.folder):  # the experiment waits, if it comes now
         run = pipeline.run_part(
-            shared, runs, until="index", overwrite=False, progress=make_progress()
+            shared, work.folder.parent, until="index", overwrite=False, progress=work.progress
         )
     pipeline.check_splits(shared)
     of = f" of {len(plan.cells)}" if len(listed) < len(plan.cells) else ""

@@ -104,14 +104,14 @@ def finished(file: ConfigFile) -> Finished:
     return Finished(plan=work.plan, folder=work.folder, results=results, unselected=unselected)
 
 
-def missing_cells(file: ConfigFile) -> tuple[Plan, list[Cell]]:
-    """Return the cells of an experiment, and those that are not finished by its settings.
+def missing_cells(file: ConfigFile) -> tuple[OpenExperiment, list[Cell]]:
+    """Return an experiment, and its cells that are not finished by its settings.
 
     Raises:
         RequestError: the configuration cannot be used.
     """
     work = open_experiment(file, overwrite=True)
-    return work.plan, [cell for cell in work.plan.cells if cell_result(work, cell) is None]
+    return work, [cell for cell in work.plan.cells if cell_result(work, cell) is None]
 
 
 def _check_alike(work: OpenExperiment, results: Mapping[Cell, CellResult]) -> None:
