@@ -9,24 +9,20 @@ and, once every selection of a noisy pool is made, its labels. Figures go beside
 
 from __future__ import annotations
 
-import csv
-import gzip
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from _common import ROOT
 from _small_development import TRIED, TUNED, VARIANTS, met, rates, tokens_a_row, variants
+from _small_noise import NOTES, noise_table
 from igds.config.experiment import FULL, ORIGINAL
 from igds.config.load import load_config
 from igds.experiments.cells import Cell
 from igds.experiments.comparison import Arm, Tested, adjusted, arms, contrasts, difference
 from igds.experiments.figures import figures
 from igds.experiments.pages import TITLES
-from igds.experiments.results import selected_rows
 from igds.experiments.state import Finished, finished
 from igds.experiments.tables import (
     EXPLORED,
@@ -37,7 +33,7 @@ from igds.experiments.tables import (
     stamps,
     verdict,
 )
-from igds.reporting.text import number, percent
+from igds.reporting.text import number
 from igds.stats.crossed import Crossed
 
 NAMES = ("math", "summarization", "noise-prompt", "noise-response")
@@ -47,28 +43,8 @@ TITLES_OF = {
     "noise-prompt": "Noise in prompts: half of a mathematics pool are other tasks",
     "noise-response": "Noise in responses: half of a mathematics pool has exchanged answers",
 }
-BUDGET = "0.2"
+BUDGET, HALF = "0.2", "0.5"
 NULLS = ("igds@untrained", "igds@permuted")
-CHANCE = (0.44, 0.56)
-PREDICTED = {
-    "noise-prompt": {"igds": (0, 0.25), "cosine": (0, 0.25), "length": (0, 0.05), "random": CHANCE},
-    "noise-response": {
-        "igds": CHANCE, "cosine": CHANCE, "random": CHANCE, "length": CHANCE, "loss": (0, 0.44),
-    },
-}  # fmt: skip
-"""Shares of noise that the protocol predicts, from the first to under the second."""
-NOTES = {
-    "noise-prompt": (
-        "CREAK prompts, other ones, are in the control set too, which cosine's direction and the "
-        "specificity of features are made of, so that kind of noise was known to both; dialogues "
-        "were not. Answers off the task are short, which is all that length needs."
-    ),
-    "noise-response": (
-        "If all five draws that should be at chance are, all of them stay in the "
-        "predicted range with a probability of 0.83; both of random alone with 0.93."
-    ),
-}
-"""What a reader must know of the noisy pools."""
 COPIED = (
     "In all test rows the gold solution states the answer before the final answer repeats it, so "
     "the log-probability of the final answer is mostly that of copying, and says nothing of "
@@ -179,7 +155,7 @@ def page(
             drawn[f"small/{name}/{file}"] = svg
             parts.append(f"![{TITLES[file]}](small/{name}/{file})")
         if name.startswith("noise"):
-            parts += ["### Noise in the selections", noise_table(name, pool)]
+            parts += ["### Noise in the selections", noise_table(name, experiment, measured)]
             parts.append(NOTES[name])
     parts += ["## Are random directions and permuted answers no better than random rows?"]
     parts += ["Predicted: their intervals do not lie above 0.", null_predictions(pools)]
@@ -239,9 +215,18 @@ def in_short(pools: Mapping[str, Pool], tested: Mapping[str, Sequence[Tested]]) 
         lines.append(f"  - Compared with random rows, not declared: {beside}.")
         others = sides(rivals, ("better than", "worse than", "no difference seen from", "diverged"))
         lines.append(f"  - igds compared with other arms, not declared: {others}.")
+        halves = {
+            arm: gap
+            for (arm, budget), gap in minus_full(pool.experiment, pool.arms).items()
+            if budget == HALF
+        }
+        if halves:
+            said = sides(halves, ("better", "worse", "no difference seen", "diverged"))
+            lines.append(f"  - Half of the pool compared with all of it, not declared: {said}.")
     note = (
-        "What was not declared is said by the 95 % interval of each pair at 20 %, not adjusted for "
-        "their number; those of two seeds cover less often. Pairs of one seed are not named."
+        "What was not declared is said by the 95 % interval of each pair, at 20 % if no other "
+        "share is named, not adjusted for their number; those of two seeds cover less often. Pairs "
+        "of one seed are not named."
     )
     return "\n".join([*lines, "", note]) if lines else "Nothing is measured yet."
 
@@ -325,43 +310,6 @@ def all_contrasts(found: Mapping[str, Finished]) -> dict[str, list[Tested]]:
     tested = {name: contrasts(one) for name, one in found.items()}
     together = iter(adjusted([one for own in tested.values() for one in own], declared))
     return {name: [next(together) for _ in own] for name, own in tested.items()}
-
-
-def noise_table(name: str, pool: Pool) -> str:
-    """Return the share of noise in each arm's selections; labels are read once all are made."""
-    if not pool.experiment.complete:
-        return "Not looked at before every selection of this pool is made."
-    labels = CONFIGS / "data" / f"{name.replace('-', '_')}_labels.csv.gz"
-    with gzip.open(labels, "rt", encoding="utf-8", newline="") as file:
-        table = list(csv.DictReader(file))
-    noisy = np.array([row["noise"] == "1" for row in table])
-    source = np.array([row["source"] for row in table])
-    kinds = [kind for kind in dict.fromkeys(source[noisy]) if kind not in source[~noisy]]
-    rows = []
-    for arm in pool.arms:
-        if arm.arm == ORIGINAL:
-            continue
-        chosen = [selected_rows(pool.experiment.results[cell]) for cell in arm.cells]
-        chosen = list({kept.tobytes(): kept for kept in chosen}.values())
-        shares = [noisy[kept].mean() for kept in chosen]
-        parts = [np.mean([(source[kept] == kind).mean() for kept in chosen]) for kind in kinds]
-        expected = PREDICTED[name].get(arm.arm)
-        low, high = expected or (0, 1)
-        rows.append(
-            (
-                arm.arm,
-                ", ".join(percent(float(share)) for share in shares),
-                *(percent(float(part)) for part in parts),
-                f"{percent(low)} to under {percent(high)}" if expected else "-",
-                met(all(low <= share < high for share in shares)) if expected else "",
-            )
-        )
-    note = (
-        f"Of the pool {percent(float(noisy.mean()))} is noise. A selection that is the same for "
-        "all seeds stands once."
-    )
-    columns = ("arm", "noise, by selection", *(f"of {kind}" for kind in kinds), "predicted", "")
-    return f"{markdown(columns, rows)}\n\n{note}"
 
 
 def null_predictions(pools: Mapping[str, Pool]) -> str:

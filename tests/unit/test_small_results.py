@@ -71,7 +71,7 @@ def test_a_prediction_of_noise_is_met_or_not_by_every_seed() -> None:
     grid = planted(
         "noise-prompt", lambda _: 0.0, lambda cell: with_noise(shares.get(cell.arm, 0.0), noisy)
     )
-    table = small_results.noise_table("noise-prompt", measure(grid)).splitlines()
+    table = small_results.noise_table("noise-prompt", grid, measure(grid).arms).splitlines()
     said = {line.split(" | ")[0].strip("| "): line for line in table[2:7]}
     assert said["igds"].startswith("| igds | 20.0 % | ")
     assert said["igds"].endswith(" | 0.0 % to under 25.0 % | met |")
@@ -82,7 +82,9 @@ def test_a_prediction_of_noise_is_met_or_not_by_every_seed() -> None:
     assert said["loss"].startswith("| loss | 90.0 % |") and said["loss"].endswith("| - |  |")
     assert table[-1].startswith("Of the pool 50.0 % is noise.")
     short = replace(grid, results=dict(list(grid.results.items())[:-1]))
-    assert small_results.noise_table("noise-prompt", measure(short)).startswith("Not looked at")
+    assert small_results.noise_table("noise-prompt", short, measure(short).arms).startswith(
+        "Not looked at"
+    )
 
 
 @pytest.mark.parametrize(
@@ -238,3 +240,17 @@ def test_a_score_whose_lowest_rows_do_as_well_may_be_empty(
     tested = small_results.all_contrasts(unfinished)
     short = small_results.in_short({"math": measure(unfinished["math"])}, tested)
     assert "not judged yet" in short and "may be empty" not in short
+
+
+def test_in_short_says_how_halves_stand_beside_the_whole_pool() -> None:
+    found, _, _ = small_results.stored()
+    grid = found["summarization"]
+    gaps = small_results.minus_full(grid, measure(grid).arms)
+    halves = [gaps[arm, "0.5"] for arm in ("igds", "random")]
+    assert all(gap.seeds > 1 and gap.interval.high < 0 for gap in halves)
+    heard = "Half of the pool compared with all of it, not declared: "
+    said = small_results.in_short({"summarization": measure(grid)}, {"summarization": []})
+    assert f"  - {heard}worse igds, random." in said.splitlines()
+    none = {cell: kept for cell, kept in grid.results.items() if cell.arm != "full"}
+    cut = measure(replace(grid, results=none))
+    assert heard not in small_results.in_short({"summarization": cut}, {"summarization": []})
